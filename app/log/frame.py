@@ -1,0 +1,212 @@
+"""Frames: one Kafka record carries the outcome of a micro-batch, as columns.
+
+A frame says in its header which contiguous range `[first, last]` of source offsets it covers. Writers write frames in
+source order and without gaps; a `Cursor` drops what it has seen. So the first copy of a decision in the log wins, and
+a replay, a retry or a writer that was thought dead changes nothing (docs/guarantees).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from app.errors import LogError
+from app.event import Columns
+
+HEADER = "headrace"
+REASONS = ("rules", "model", "fallback")
+"""What decided an event: `decide` alone, `decide` with every model's answer, or the fallback."""
+
+
+class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a reader can know of a frame without opening it. It travels as one header of the Kafka record."""
+
+    pipeline: str
+    topic: str
+    partition: int
+    first: int
+    last: int
+    decided: int
+    rejected: int
+    actions: int
+    """How many actions the frame holds, of all types."""
+
+
+class Stages(msgspec.Struct, frozen=True, gc=False):
+    """When a micro-batch reached each stage, wall clock in ms. The append times are each event's own."""
+
+    fetched_ms: float
+    featured_ms: float
+    queued_ms: float
+    scored_ms: float
+    decided_ms: float
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False):
+    """A record that could not become a decision: its place, the reason in words, and its original bytes."""
+
+    offset: int
+    append_ms: int
+    reason: str
+    key: bytes | None
+    value: bytes | None
+
+
+class Decided(msgspec.Struct, frozen=True, gc=False):
+    """The decided rows of a frame as columns: row i of each belongs to `offsets[i]`; offsets increase.
+
+    `reasons[i]` indexes REASONS: what decided the row. `actions[i]` holds the row's actions as JSON
+    (`[{"type": …}, …]`), None where there are none.
+    """
+
+    offsets: npt.NDArray[np.int64]
+    append_ms: npt.NDArray[np.int64]
+    event: Columns
+    features: Columns
+    scores: Columns
+    reasons: npt.NDArray[np.int8]
+    actions: Sequence[bytes | None]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One micro-batch of one source partition: every offset of its range is decided, rejected, or was no record."""
+
+    header: FrameHeader
+    stages: Stages
+    decided: Decided
+    rejected: Sequence[DeadLetter] = field(default=())
+
+
+class _Body(msgspec.Struct, array_like=True, gc=False):
+    decided: bytes
+    rejected: Sequence[DeadLetter]
+
+
+class _Meta(msgspec.Struct, gc=False):
+    stages: Stages
+    versions: dict[str, str]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_header = msgspec.msgpack.Decoder(FrameHeader).decode
+_decode_body = msgspec.msgpack.Decoder(_Body).decode
+_decode_meta = msgspec.json.Decoder(_Meta).decode
+PLACES = ("event", "features", "scores")
+
+
+def encode_frame(frame: Frame) -> tuple[tuple[str, bytes], bytes]:
+    """The Kafka header and the value of a frame."""
+    body = _Body(_encode_columns(frame), frame.rejected)
+    return (HEADER, _encode(frame.header)), _encode(body)
+
+
+def _encode_columns(frame: Frame) -> bytes:
+    rows = frame.decided
+    arrays: dict[str, Any] = {
+        "offset": pa.array(rows.offsets),
+        "append_ms": pa.array(rows.append_ms),
+        "reason": pa.array(rows.reasons),
+        "actions": pa.array(rows.actions, pa.binary()),
+    }
+    for place in PLACES:
+        for name, column in getattr(rows, place).items():
+            arrays[f"{place}.{name}"] = _to_arrow(column)
+    meta = _Meta(frame.stages, dict(rows.versions))
+    batch = pa.record_batch(list(arrays.values()), names=list(arrays))
+    batch = batch.replace_schema_metadata({"headrace": msgspec.json.encode(meta)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def _to_arrow(column: npt.NDArray[Any]) -> Any:
+    if column.ndim == 2:
+        flat = pa.array(column.reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
+    if column.dtype == object:
+        return pa.array(column, pa.string())
+    return pa.array(column)
+
+
+def decode_header(headers: Sequence[tuple[str, bytes | None]] | None) -> FrameHeader:
+    """Raises LogError when the record is no frame."""
+    for name, value in headers or ():
+        if name == HEADER and value is not None:
+            return _decode_header(value)
+    raise LogError(f"a record of the decision log has no {HEADER!r} header; was something else written to this topic?")
+
+
+def decode_frame(header: FrameHeader, value: bytes) -> Frame:
+    """Opens a frame; numeric columns are read-only views of `value`, nothing is copied."""
+    try:
+        body = _decode_body(value)
+        table = pa.ipc.open_stream(pa.py_buffer(body.decided))
+        batch = table.read_next_batch()
+        meta = _decode_meta(table.schema.metadata[b"headrace"])
+    except (msgspec.DecodeError, pa.ArrowInvalid, KeyError) as error:
+        raise LogError(
+            f"the frame of {header.topic}[{header.partition}] {header.first}..{header.last} cannot be read: {error}"
+        ) from error
+    places: dict[str, Columns] = {place: {} for place in PLACES}
+    for name in batch.schema.names:
+        place, dot, column = name.partition(".")
+        if dot:
+            places[place][column] = _to_numpy(batch.column(name))
+    decided = Decided(
+        offsets=batch.column("offset").to_numpy(),
+        append_ms=batch.column("append_ms").to_numpy(),
+        actions=batch.column("actions").to_pylist() if header.actions else [None] * batch.num_rows,
+        reasons=batch.column("reason").to_numpy(),
+        versions=meta.versions,
+        **places,
+    )
+    return Frame(header, meta.stages, decided, body.rejected)
+
+
+def _to_numpy(array: Any) -> npt.NDArray[Any]:
+    if pa.types.is_fixed_size_list(array.type):
+        return array.flatten().to_numpy().reshape(-1, array.type.list_size)  # type: ignore[no-any-return]
+    zero_copy = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    return array.to_numpy(zero_copy_only=zero_copy)  # type: ignore[no-any-return]
+
+
+class Cursor:
+    """How far one reader has applied the frames of one source partition.
+
+    `applied` is the last source offset applied, None before the first frame: then the log starts wherever its first
+    frame starts.
+    """
+
+    def __init__(self, applied: int | None = None) -> None:
+        self.applied = applied
+
+    def admit(self, header: FrameHeader) -> bool:
+        """Whether the frame holds anything new. Raises LogError when offsets are missing before it."""
+        if self.applied is None:
+            return True
+        if header.first > self.applied + 1:
+            raise LogError(
+                f"{header.topic}[{header.partition}]: offsets {self.applied + 1}..{header.first - 1} are in no "
+                "frame of the decision log; frames were lost, or the cursor is of another log"
+            )
+        return header.last > self.applied
+
+    def advance(self, header: FrameHeader) -> None:
+        self.applied = header.last if self.applied is None else max(self.applied, header.last)
+
+    def new_rows(self, frame: Frame) -> slice:
+        """The decided rows that no earlier frame decided."""
+        offsets = frame.decided.offsets
+        start = 0 if self.applied is None else int(np.searchsorted(offsets, self.applied, side="right"))
+        return slice(start, len(offsets))
+
+    def new_dead_letters(self, frame: Frame) -> Iterator[DeadLetter]:
+        """The rejected records that no earlier frame rejected or decided."""
+        return (each for each in frame.rejected if self.applied is None or each.offset > self.applied)

@@ -1,6 +1,7 @@
 """Quantities as people write them."""
 
 import re
+from fractions import Fraction
 
 from app.errors import ConfigError
 
@@ -16,14 +17,14 @@ def parse_duration_ms(text: str) -> int:
     found = DURATION.fullmatch(text)
     if not found:
         raise ConfigError(f"{text!r} is not a duration; write a number and a unit of ms, s, m, h, d, like '10m'")
-    duration_ms = float(found[1]) * UNIT_MS[found[2]]
-    if duration_ms != int(duration_ms) or duration_ms == 0:
+    duration_ms = Fraction(found[1]) * UNIT_MS[found[2]]
+    if duration_ms.denominator != 1 or duration_ms == 0:
         raise ConfigError(f"{text!r} is not a whole, positive number of milliseconds; write one, like '10ms'")
     return int(duration_ms)
 
 
 def format_duration(duration_ms: int) -> str:
-    """The shortest text that `parse_duration_ms` reads back: `format_duration(5_400_000) == "90m"`."""
+    """In the largest unit that is whole; `parse_duration_ms` reads it back: `format_duration(5_400_000) == "90m"`."""
     for unit in ("d", "h", "m", "s"):
         if duration_ms and duration_ms % UNIT_MS[unit] == 0:
             return f"{duration_ms // UNIT_MS[unit]}{unit}"

@@ -98,6 +98,7 @@ _decode_header = msgspec.msgpack.Decoder(FrameHeader).decode
 _decode_body = msgspec.msgpack.Decoder(_Body).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
 PLACES = ("event", "features", "scores")
+NOT_A_FRAME = (msgspec.DecodeError, pa.ArrowException, OSError, StopIteration, KeyError, TypeError)
 
 
 def encode_frame(frame: Frame) -> tuple[tuple[str, bytes], bytes]:
@@ -139,7 +140,10 @@ def decode_header(headers: Sequence[tuple[str, bytes | None]] | None) -> FrameHe
     """Raises LogError when the record is no frame."""
     for name, value in headers or ():
         if name == HEADER and value is not None:
-            return _decode_header(value)
+            try:
+                return _decode_header(value)
+            except msgspec.DecodeError as error:
+                raise LogError(f"a record of the decision log has a {HEADER!r} header of no frame: {error}") from error
     raise LogError(f"a record of the decision log has no {HEADER!r} header; was something else written to this topic?")
 
 
@@ -150,9 +154,9 @@ def decode_frame(header: FrameHeader, value: bytes) -> Frame:
         table = pa.ipc.open_stream(pa.py_buffer(body.decided))
         batch = table.read_next_batch()
         meta = _decode_meta(table.schema.metadata[b"headrace"])
-    except (msgspec.DecodeError, pa.ArrowInvalid, KeyError) as error:
+    except NOT_A_FRAME as error:
         raise LogError(
-            f"the frame of {header.topic}[{header.partition}] {header.first}..{header.last} cannot be read: {error}"
+            f"the frame of {header.topic}[{header.partition}] {header.first}..{header.last} cannot be read: {error!r}"
         ) from error
     places: dict[str, Columns] = {place: {} for place in PLACES}
     for name in batch.schema.names:
@@ -172,9 +176,9 @@ def decode_frame(header: FrameHeader, value: bytes) -> Frame:
 
 def _to_numpy(array: Any) -> npt.NDArray[Any]:
     if pa.types.is_fixed_size_list(array.type):
-        return array.flatten().to_numpy().reshape(-1, array.type.list_size)  # type: ignore[no-any-return]
-    zero_copy = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-    return array.to_numpy(zero_copy_only=zero_copy)  # type: ignore[no-any-return]
+        flat = array.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(array), array.type.list_size)  # type: ignore[no-any-return]
+    return array.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 class Cursor:

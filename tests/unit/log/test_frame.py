@@ -1,0 +1,257 @@
+"""Frames come back as they went in, and a cursor applies each offset once, from the first copy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import LogError
+from app.event import Columns
+from app.log.frame import (
+    HEADER,
+    Cursor,
+    DeadLetter,
+    Decided,
+    Frame,
+    FrameHeader,
+    Stages,
+    decode_frame,
+    decode_header,
+    encode_frame,
+)
+
+STAGES = Stages(1.5, 2.5, 3.5, 4.5, 5.5)
+
+
+def frame(
+    first: int,
+    last: int,
+    decided: Sequence[int],
+    rejected: Sequence[int] = (),
+    *,
+    event: Columns | None = None,
+    scores: Columns | None = None,
+    actions: Sequence[bytes | None] | None = None,
+    label: str = "",
+) -> Frame:
+    """`label` is the reason of its dead letters and the version of its model: which copy this is."""
+    rows = Decided(
+        offsets=np.array(decided, dtype=np.int64),
+        append_ms=np.arange(len(decided), dtype=np.int64),
+        event=event or {},
+        features={},
+        scores=scores or {},
+        reasons=np.ones(len(decided), dtype=np.int8),
+        actions=actions or [None] * len(decided),
+        versions={"risk": label},
+    )
+    dead = [DeadLetter(offset, 7, label, None, b"bytes") for offset in rejected]
+    count = sum(each is not None for each in actions or ())
+    return Frame(FrameHeader("fraud", "payments", 3, first, last, len(decided), len(dead), count), STAGES, rows, dead)
+
+
+def through_the_log(sent: Frame) -> Frame:
+    header, value = encode_frame(sent)
+    return decode_frame(decode_header([("other", b"x"), header]), value)
+
+
+FLOATS = np.array([0.0, -0.0, 1.5, np.nan, np.inf, -np.inf, 5e-324, 1e308])
+INTS = np.array([0, -1, 2**63 - 1, -(2**63), 2**53 + 1])
+TEXTS = np.array(["", "a", None, "ä\n\x00", "💳", "NaN"], dtype=object)
+COLUMNS: dict[str, Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]] = {
+    "float": lambda seeds: FLOATS[seeds % len(FLOATS)],
+    "int": lambda seeds: INTS[seeds % len(INTS)],
+    "bool": lambda seeds: seeds % 2 == 0,
+    "text": lambda seeds: TEXTS[seeds % len(TEXTS)],
+    "float32": lambda seeds: seeds.astype(np.float32),
+    "every second": lambda seeds: np.repeat(seeds, 2)[::2],
+    "two-dimensional": lambda seeds: np.stack([seeds * 0.5, seeds * 2.0, -seeds], axis=1),
+    "of one width": lambda seeds: seeds[:, None].astype(np.float32),
+    "transposed": lambda seeds: np.stack([seeds, seeds + 1]).T,
+    "flags": lambda seeds: np.stack([seeds % 2 == 0, seeds % 3 == 0], axis=1),
+}
+"""Columns of every kind that a field, a feature or a model's answer can be, of random numbers, one a row."""
+places = st.dictionaries(st.text("ab.", min_size=1, max_size=3), st.sampled_from(sorted(COLUMNS)), max_size=4)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> Frame:
+    first = draw(st.integers(0, 2**62))
+    fates = draw(st.text("dr-", max_size=12))
+    decided = first + np.array([at for at, fate in enumerate(fates) if fate == "d"], dtype=np.int64)
+    rows = len(decided)
+    seeds = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 10**6, rows)
+    actions = [(None, b"[]", b'[{"type": "Hold"}]')[seed % 3] for seed in seeds]
+    columns = [{name: COLUMNS[kind](seeds) for name, kind in draw(places).items()} for _ in range(3)]
+    dead = [
+        DeadLetter(
+            first + at, at - 1, "reason" * at, *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")]))
+        )
+        for at, fate in enumerate(fates)
+        if fate == "r"
+    ]
+    header = FrameHeader(
+        "fraud", "payments", 3, first, first + max(0, len(fates) - 1), rows, len(dead), rows - actions.count(None)
+    )
+    versions = draw(st.dictionaries(st.sampled_from(["risk", "value"]), st.sampled_from(["", "v1"])))
+    reasons = (seeds % 3).astype(np.int8)
+    return Frame(header, STAGES, Decided(decided, seeds, *columns, reasons, actions, versions), dead)
+
+
+@settings(max_examples=80, deadline=None)
+@given(frames())
+def test_a_frame_comes_back_from_the_log_as_it_was_written(sent: Frame) -> None:
+    read = through_the_log(sent)
+    assert read.header == sent.header
+    assert read.stages == sent.stages
+    assert list(read.rejected) == list(sent.rejected)
+    assert list(read.decided.actions) == list(sent.decided.actions)
+    assert read.decided.versions == sent.decided.versions
+    for name in ("offsets", "append_ms", "reasons"):
+        assert np.array_equal(getattr(read.decided, name), getattr(sent.decided, name))
+    for place in ("event", "features", "scores"):
+        columns: Columns = getattr(read.decided, place)
+        assert list(columns) == list(getattr(sent.decided, place))
+        for name, expected in getattr(sent.decided, place).items():
+            assert columns[name].dtype == expected.dtype
+            assert columns[name].shape == expected.shape
+            np.testing.assert_array_equal(columns[name], expected)
+
+
+def test_numbers_are_views_of_the_record_and_nothing_is_copied() -> None:
+    read = through_the_log(frame(0, 2, [0, 1, 2], scores={"risk": np.arange(3.0), "two": np.ones((3, 2))}))
+    for each in (read.decided.offsets, read.decided.scores["risk"], read.decided.scores["two"]):
+        assert not each.flags.writeable
+        assert not each.flags.owndata
+
+
+def test_columns_of_one_name_in_several_places_stay_apart() -> None:
+    sent = frame(0, 0, [0], event={"a": np.ones(1), "a.b": np.zeros(1)}, scores={"a": np.full(1, 2.0)})
+    read = through_the_log(sent).decided
+    assert {name: each.tolist() for name, each in read.event.items()} == {"a": [1.0], "a.b": [0.0]}
+    assert read.scores["a"].tolist() == [2.0]
+
+
+def test_a_torn_frame_is_an_error_that_names_its_place() -> None:
+    header, value = encode_frame(frame(5, 7, [5, 7], [6], scores={"risk": np.ones(2)}))
+    for cut in range(len(value)):
+        with pytest.raises(LogError, match=r"the frame of payments\[3\] 5\.\.7 cannot be read"):
+            decode_frame(decode_header([header]), value[:cut])
+
+
+def test_columns_torn_inside_a_whole_record_are_an_error() -> None:
+    header, value = encode_frame(frame(5, 7, [5, 7], [6], scores={"risk": np.ones(2)}))
+    columns, dead = msgspec.msgpack.decode(value)
+    end_of_stream = 8
+    for cut in range(len(columns) - end_of_stream):
+        with pytest.raises(LogError, match="cannot be read"):
+            decode_frame(decode_header([header]), msgspec.msgpack.encode([columns[:cut], dead]))
+
+
+def test_columns_of_something_else_are_an_error() -> None:
+    header, _ = encode_frame(frame(0, 0, [0]))
+    batch = pa.record_batch([pa.array([1])], names=["a"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(LogError, match="cannot be read"):
+        decode_frame(decode_header([header]), msgspec.msgpack.encode([sink.getvalue().to_pybytes(), []]))
+
+
+@pytest.mark.parametrize("headers", [None, [], [("traceparent", b"x")], [(HEADER, None)], [(HEADER.upper(), b"x")]])
+def test_a_record_without_the_header_is_no_frame(headers: list[tuple[str, bytes | None]] | None) -> None:
+    with pytest.raises(LogError, match="no 'headrace' header; was something else written to this topic"):
+        decode_header(headers)
+
+
+@pytest.mark.parametrize("value", [b"", b"\x00", b"not msgpack", msgspec.msgpack.encode(["fraud", "payments", "0"])])
+def test_a_record_with_another_header_of_that_name_is_no_frame(value: bytes) -> None:
+    with pytest.raises(LogError, match="header of no frame"):
+        decode_header([(HEADER, value)])
+
+
+# Cursor: copies overlap, come twice, come late; the first one counts.
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[Frame]:
+    """What a log can hold: writers go on at most one behind what the log has, and may go back as far as they like.
+    Every copy labels its offsets, and splits them into decided, rejected and no record in its own way."""
+    log: list[Frame] = []
+    end = 0
+    for at in range(draw(st.integers(0, 8))):
+        first = draw(st.integers(0, end))
+        last = first + draw(st.integers(0, 6))
+        fates = draw(st.text("dr-", min_size=last - first + 1, max_size=last - first + 1))
+        offsets = {fate: [first + row for row, each in enumerate(fates) if each == fate] for fate in "dr"}
+        log.append(frame(first, last, offsets["d"], offsets["r"], label=str(at)))
+        end = max(end, last + 1)
+    return log
+
+
+def applied_by_cursor(log: list[Frame], cursor: Cursor) -> list[tuple[int, str, str]]:
+    applied = []
+    for each in map(through_the_log, log):
+        if not cursor.admit(each.header):
+            continue
+        label = each.decided.versions["risk"]
+        applied += [(int(at), "decided", label) for at in each.decided.offsets[cursor.new_rows(each)]]
+        applied += [(dead.offset, "rejected", dead.reason) for dead in cursor.new_dead_letters(each)]
+        cursor.advance(each.header)
+    return applied
+
+
+def first_copies(log: list[Frame], after: int) -> list[tuple[int, str, str]]:
+    """By definition: for each offset, the first frame that covers it says what became of it."""
+    seen: set[int] = set(range(after + 1))
+    found = []
+    for each in log:
+        covered = set(range(each.header.first, each.header.last + 1)) - seen
+        label = each.decided.versions["risk"]
+        found += [(int(at), "decided", label) for at in each.decided.offsets if int(at) in covered]
+        found += [(dead.offset, "rejected", dead.reason) for dead in each.rejected if dead.offset in covered]
+        seen |= covered
+    return found
+
+
+@settings(max_examples=80, deadline=None)
+@given(logs(), st.data())
+def test_each_offset_is_applied_once_and_from_its_first_copy(log: list[Frame], data: st.DataObject) -> None:
+    cursor = Cursor(-1)
+    assert applied_by_cursor(log, cursor) == first_copies(log, -1)
+    end = max((each.header.last for each in log), default=-1)
+    assert cursor.applied == end
+    resumed = data.draw(st.integers(-1, end), label="applied before")
+    assert applied_by_cursor(log, Cursor(resumed)) == first_copies(log, resumed)
+
+
+def test_without_a_place_the_log_starts_wherever_its_first_frame_starts() -> None:
+    cursor = Cursor()
+    assert applied_by_cursor([frame(40, 42, [40, 42], [41], label="a")], cursor) == [
+        (40, "decided", "a"),
+        (42, "decided", "a"),
+        (41, "rejected", "a"),
+    ]
+    assert cursor.applied == 42
+
+
+def test_offsets_that_are_in_no_frame_are_an_error_that_names_them() -> None:
+    cursor = Cursor(9)
+    with pytest.raises(LogError, match=r"payments\[3\]: offsets 10\.\.11 are in no frame"):
+        cursor.admit(frame(12, 14, [12]).header)
+    assert cursor.applied == 9
+    assert cursor.admit(frame(10, 11, []).header)
+
+
+def test_a_writer_thought_dead_does_not_move_the_cursor_back() -> None:
+    cursor = Cursor(9)
+    zombie = frame(3, 9, [3, 9]).header
+    assert not cursor.admit(zombie)
+    cursor.advance(zombie)
+    assert cursor.applied == 9

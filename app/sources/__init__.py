@@ -1,0 +1,31 @@
+"""Kafka: records in and out, by either of two client libraries; nothing else in Headrace imports one."""
+
+from app.sources.client import (
+    Admin,
+    CommittedOffset,
+    Consumer,
+    Header,
+    OnDelivery,
+    Producer,
+    Records,
+    TopicPartition,
+)
+from app.sources.connect import open_admin, open_consumer, open_producer
+from app.sources.settings import ClientName, Compression, KafkaSettings
+
+__all__ = [
+    "Admin",
+    "ClientName",
+    "CommittedOffset",
+    "Compression",
+    "Consumer",
+    "Header",
+    "KafkaSettings",
+    "OnDelivery",
+    "Producer",
+    "Records",
+    "TopicPartition",
+    "open_admin",
+    "open_consumer",
+    "open_producer",
+]

@@ -1,0 +1,1 @@
+"""The interface of client.py over confluent-kafka (librdkafka): the fast client."""

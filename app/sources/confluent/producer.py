@@ -1,0 +1,116 @@
+"""See app.sources.client.Producer."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import confluent_kafka as ck
+
+from app.errors import BrokerError
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, OnDelivery
+from app.sources.confluent.link import Link, common_options
+from app.sources.failures import buffer_full, given_up, no_such_topic
+from app.sources.settings import Compression, KafkaSettings
+
+BUFFER_BYTES = 64 << 20
+
+
+def producer_options(settings: KafkaSettings, linger_ms: int, compression: Compression) -> dict[str, Any]:
+    return {
+        "linger.ms": linger_ms,
+        "compression.type": compression,
+        "message.max.bytes": MAX_RECORD_BYTES,
+        "queue.buffering.max.kbytes": BUFFER_BYTES >> 10,
+        **common_options(settings),
+        "enable.idempotence": True,
+        "acks": "all",
+        "message.timeout.ms": 0,
+        "partitioner": "murmur2_random",
+    }
+
+
+class ConfluentProducer:
+    def __init__(self, settings: KafkaSettings, linger_ms: int, compression: Compression) -> None:
+        self._link = Link(settings)
+        self._topics: set[str] = set()
+        self._untold: BrokerError | None = None
+        self._client = self._link.open(ck.Producer, producer_options(settings, linger_ms, compression))
+
+    @property
+    def last_error(self) -> BrokerError | None:
+        return self._link.last_error
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        on_delivery: OnDelivery | None = None,
+    ) -> None:
+        self._raise_untold()
+        if topic not in self._topics:
+            self._check_that_it_exists(topic)
+        report = self._keep_failure if on_delivery is None else partial(self._report, on_delivery)
+        place = -1 if partition is None else partition
+        waiting_since_s: float | None = None
+        while True:
+            try:
+                self._client.produce(topic, value, key, place, on_delivery=report, headers=list(headers))
+                return
+            except BufferError:
+                waiting_since_s = waiting_since_s or time.monotonic()
+                self._wait_for_room(waiting_since_s)
+            except ck.KafkaException as error:
+                raise BrokerError(f"a record for {topic!r} is refused: {error.args[0].str()}") from error
+
+    def _wait_for_room(self, since_s: float) -> None:
+        if time.monotonic() > since_s + SEND_TIMEOUT_S:
+            raise buffer_full(self._link.bootstrap, SEND_TIMEOUT_S)
+        self._client.poll(0.1)
+
+    def _check_that_it_exists(self, topic: str) -> None:
+        """Asks for all topics: asked for one by name, librdkafka's producer makes it."""
+        with self._link.request():
+            self._topics = set(self._client.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
+        if topic not in self._topics:
+            raise no_such_topic(self._link.bootstrap, topic)
+
+    def _report(self, on_delivery: OnDelivery, error: Any, message: Any) -> None:
+        if error is None:
+            on_delivery(None, message.offset(), message.timestamp()[1])
+        else:
+            on_delivery(undelivered(error, message), -1, -1)
+
+    def _keep_failure(self, error: Any, message: Any) -> None:
+        if error is not None:
+            self._untold = undelivered(error, message)
+
+    def _raise_untold(self) -> None:
+        if self._untold is not None:
+            untold, self._untold = self._untold, None
+            raise untold
+
+    def poll(self, timeout_ms: int = 0) -> None:
+        self._client.poll(timeout_ms / 1_000)
+
+    def flush(self, timeout_s: float) -> int:
+        unsent: int = self._client.flush(timeout_s)
+        self._raise_untold()
+        return unsent
+
+    def close(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        unsent = self.flush(timeout_s)
+        if unsent:
+            self._client.purge()
+            self._client.flush(1)  # tells on_delivery
+        self._client.close()
+        if unsent:
+            raise given_up(self._link.bootstrap, unsent, timeout_s)
+
+
+def undelivered(error: Any, message: Any) -> BrokerError:
+    return BrokerError(f"a record for {message.topic()!r} was not delivered: {error.str()}")

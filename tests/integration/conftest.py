@@ -1,0 +1,106 @@
+"""Brokers for tests: one of each kind a session, in a process of its own, on a free port."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+START_DEADLINE_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_ports() -> int:
+    """Returns a free port whose successor, Kafka's controller, is free as well."""
+    while accepts((port := free_port()) + 1):
+        pass
+    return port
+
+
+def wait_until(holds: Callable[[], object], what: str, deadline_s: float = START_DEADLINE_S) -> None:
+    end = time.monotonic() + deadline_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {deadline_s:g} s")
+        time.sleep(0.02)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def run_broker(command: list[str], port: int, log_path: Path) -> Iterator[str]:
+    """Yields the bootstrap address of a broker that accepts; ends its process behind."""
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: accepts(port) or process.poll() is not None, f"{command[0]} on port {port}")
+        if process.poll() is not None:
+            raise RuntimeError(f"{shlex.join(command)} ended: {log_path.read_text()[-2_000:]}")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def kafka_command() -> list[str] | None:
+    """From KAFKA_CMD, or the one that lies beside the repository."""
+    given = os.environ.get("KAFKA_CMD")
+    if given:
+        return shlex.split(given)
+    beside = ROOT.parent / "shared" / "kafka" / "kafka"
+    return [str(beside)] if beside.exists() else None
+
+
+@pytest.fixture(scope="session")
+def dev_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The bootstrap address of a development broker with its log in memory."""
+    port = free_port()
+    log_path = tmp_path_factory.mktemp("dev-broker") / "log"
+    yield from run_broker([sys.executable, "-m", "app.broker", "--port", str(port)], port, log_path)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The bootstrap address of Apache Kafka."""
+    command = kafka_command()
+    if command is None:
+        pytest.skip("needs Apache Kafka: set KAFKA_CMD to a command that takes --port and --dir")
+    port = free_ports()
+    directory = tmp_path_factory.mktemp("apache-kafka")
+    settings = [
+        "broker.session.timeout.ms=18000",  # without CPU for 9 s it would be fenced: Ray can hold both cores
+        "log.retention.check.interval.ms=500",
+        "log.initial.task.delay.ms=500",
+        "log.message.timestamp.type=LogAppendTime",
+    ]
+    options = [part for setting in settings for part in ("--set", setting)]
+    yield from run_broker(
+        [*command, "--port", str(port), "--dir", str(directory), *options], port, directory / "output"
+    )
+
+
+@pytest.fixture(
+    scope="session",
+    params=["development broker", pytest.param("Apache Kafka", marks=pytest.mark.kafka)],
+)
+def bootstrap(request: pytest.FixtureRequest) -> str:
+    """The address of one broker after the other: a test that takes it runs against both."""
+    name = "dev_broker" if request.param == "development broker" else "apache_kafka"
+    return str(request.getfixturevalue(name))

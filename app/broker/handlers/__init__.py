@@ -1,0 +1,1 @@
+"""The requests that the broker answers, a handler each: `(state, request) -> response`."""

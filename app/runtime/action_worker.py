@@ -1,0 +1,166 @@
+"""The action worker: a Serve replica with one thread for each sink, so that a slow or dead sink delays only itself."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+from ray import serve
+
+from app.actions.build import Kafka, RunnableSink, build_sinks
+from app.actions.loop import SinkLoop
+from app.config import PipelineArgs, load_pipeline
+from app.latency import StageLatency
+from app.runtime.heartbeat import Pulse
+from app.runtime.metrics import ReportedLatency
+from app.sources import open_consumer, open_producer
+
+STEP_MS = 250
+STALLED_S = 60.0
+STOP_TIMEOUT_S = 15.0
+BUFFER_BYTES = 8 << 20
+logger = logging.getLogger("ray.serve")
+
+
+class SinkThread:
+    """Runs the loop of one sink in a thread of its own and counts what it does."""
+
+    def __init__(self, sink: RunnableSink, kafka: Kafka, latency: StageLatency) -> None:
+        self.sink = sink.name
+        self.stepped_s = time.monotonic()
+        self.died: BaseException | None = None
+        self.held: frozenset[int] = frozenset()
+        self.cpu_s = 0.0
+        self.loop: SinkLoop[Any] = sink.open(kafka)
+        self._latency = latency
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
+        self._thread.start()
+
+    def assign(self, partitions: frozenset[int]) -> None:
+        self.held = partitions
+        self.loop.assign(partitions)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.loop.stop()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Where the sink is in each of its partitions."""
+        status = self.loop.status()
+        return [
+            {
+                "sink": self.sink,
+                "partition": partition,
+                "applied": each.applied,
+                "lag": each.lag,
+                "error": each.error or status.error,
+            }
+            for partition, each in status.partitions.items()
+        ]
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                report = self.loop.step(STEP_MS)
+                self.stepped_s = time.monotonic()
+                self.cpu_s = time.thread_time()
+                self._latency.observe("acted", report.logged_to_acted_ms)
+                self._latency.observe("end_to_end", report.append_to_acted_ms)
+            self.loop.close()
+        except BaseException as error:
+            self.died = error
+            logger.exception("sink %s has ended; it goes on elsewhere from its cursor", self.sink)
+            raise
+
+
+@serve.deployment(
+    name="ActionWorker",
+    ray_actor_options={"num_cpus": 0.1},
+    max_ongoing_requests=100,
+    health_check_period_s=1,
+    health_check_timeout_s=3,
+    graceful_shutdown_timeout_s=STOP_TIMEOUT_S + 5,
+)
+class ActionWorker:
+    """Reads the decision log with one cursor for each sink and partition, and carries the actions out.
+
+    Nothing depends on a clean end: each sink goes on from its cursor, wherever it is run next.
+    """
+
+    def __init__(self, args: PipelineArgs, coordinator: Any) -> None:
+        context = serve.get_replica_context()
+        self._worker = f"action-{context.replica_id.unique_id}"
+        pipeline = load_pipeline(args.pipeline)
+        latency = ReportedLatency(args.name)
+        kafka = Kafka(
+            decisions=args.topics.decisions,
+            dead_letters=args.topics.dead_letters,
+            open_consumer=lambda group: open_consumer(args.kafka, group, buffer_bytes=BUFFER_BYTES),
+            open_producer=lambda: open_producer(args.kafka, linger_ms=1),
+        )
+        sinks = build_sinks(args.name, pipeline, args.sinks)
+        self._units = _units(args, [sink.name for sink in sinks])
+        self._threads = {sink.name: SinkThread(sink, kafka, latency) for sink in sinks}
+        self._measured = (time.monotonic(), 0.0)
+        self._pulse = Pulse(coordinator, latency, self._describe, self._give)
+        self._beating = asyncio.ensure_future(self._pulse.run())
+
+    def check_health(self) -> None:
+        """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker."""
+        for thread in self._threads.values():
+            silent_s = time.monotonic() - thread.stepped_s
+            if thread.died is not None:
+                raise RuntimeError(f"sink {thread.sink} has ended: {thread.died!r}") from thread.died
+            if silent_s > STALLED_S:
+                raise RuntimeError(f"sink {thread.sink} has not come round for {silent_s:.0f} s")
+
+    async def __del__(self) -> None:
+        """Drains: carries out what is begun, saves every cursor, hands the partitions over."""
+        self._beating.cancel()
+        for thread in self._threads.values():
+            thread.stop()
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        for thread in self._threads.values():
+            await asyncio.to_thread(thread.join, max(0.0, deadline_s - time.monotonic()))
+        await self._pulse.beat(leaving=True)
+
+    def _describe(self) -> dict[str, Any]:
+        held = [f"{name}/{each}" for name, thread in self._threads.items() for each in sorted(thread.held)]
+        return {
+            "worker": self._worker,
+            "kind": "action",
+            "units": self._units,
+            "held": held,
+            "standing": [row for thread in self._threads.values() for row in thread.standing()],
+            "totals": {},
+            "busy": self._measure_busy(),
+        }
+
+    def _measure_busy(self) -> float:
+        now_s, cpu_s = time.monotonic(), sum(thread.cpu_s for thread in self._threads.values())
+        (then_s, before_s), self._measured = self._measured, (now_s, cpu_s)
+        return max(0.0, cpu_s - before_s) / max(now_s - then_s, 1e-3)
+
+    def _give(self, units: list[str]) -> None:
+        wanted: dict[str, set[int]] = defaultdict(set)
+        for unit in units:
+            name, _, partition = unit.rpartition("/")
+            wanted[name].add(int(partition))
+        for name, thread in self._threads.items():
+            thread.assign(frozenset(wanted[name]))
+
+
+def _units(args: PipelineArgs, sinks: list[str]) -> list[str]:
+    """Every sink's every partition, to be shared out among the action workers."""
+    consumer = open_consumer(args.kafka)
+    try:
+        partitions = consumer.partitions(args.topics.decisions)
+    finally:
+        consumer.close()
+    return [f"{sink}/{partition}" for sink in sinks for partition in partitions]

@@ -1,0 +1,422 @@
+"""The loop of a stream worker: poll, features, models, decide, log; many partitions, one thread.
+
+Everything is asked for through the front door (source, log, models, opener, clock), so the same loop runs in a Serve
+replica, in a test and, with simulated parts, step by step.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from app.config import WorkerTuning
+from app.errors import BrokerError, InferenceError
+from app.event import Columns, Event
+from app.inference import Scores
+from app.latency import StageLatency
+from app.log.frame import Frame, Stages, encode_frame
+from app.pipeline import Pipeline
+from app.runtime.checkpoint import Checkpoint
+from app.runtime.opener import Opened, TaskOpener, describe
+from app.runtime.pace import Pace
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, merge_inputs, split_rows
+from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
+
+E = TypeVar("E", bound=Event)
+logger = logging.getLogger("ray.serve")
+
+IDLE_WAIT_MS = 20.0
+RETRY_MS = (100.0, 2_000.0)
+COMMIT_INTERVAL_MS = 1_000.0
+SURVEY_INTERVAL_MS = 1_000.0
+
+
+class Models(Protocol):
+    """What the loop asks of the models: one future per micro-batch."""
+
+    def ask(self, columns: Columns, rows: int) -> "Future[Scores]": ...
+
+
+class Parts(NamedTuple):
+    """What a loop is connected to. The loop's thread alone uses `source`; `executor` has one thread, which alone uses
+    the opener; `models` is None for a pipeline without any."""
+
+    source: Consumer
+    log: Producer
+    models: Models | None
+    opener: TaskOpener[Any]
+    executor: Executor
+    now_ms: Callable[[], float]
+
+
+@dataclass
+class Batch(Generic[E]):
+    """A micro-batch in flight."""
+
+    parts: Sequence[Slice[E]]
+    fetched_ms: float
+    featured_ms: float
+    queued_ms: float
+    work_ms: float
+    answer: "Future[Scores] | None"
+    scored_ms: float = 0.0
+    attempts: int = 0
+    retry_ms: float | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(len(part.rows) for part in self.parts)
+
+    @property
+    def answered(self) -> bool:
+        return self.answer is None or self.answer.done()
+
+
+@dataclass
+class Totals:
+    """What a loop has done in its life."""
+
+    events: int = 0
+    decisions: int = 0
+    dead_letters: int = 0
+    actions: int = 0
+    fallbacks: int = 0
+
+
+@dataclass
+class Held(Generic[E]):
+    """A partition that the loop works on."""
+
+    task: Task[E]
+    log_offset: int
+    logged_through: int
+    checkpointed: int
+    checkpoint_due_ms: float
+    snapshot: Checkpoint | None = None
+    saving: "Future[int] | None" = None
+    save_failed: bool = False
+    end_offset: int | None = None
+    leaving: bool = False
+
+
+class StreamLoop(Generic[E]):
+    """Runs the tasks of the partitions it is given; `step` does what there is to do and waits a little if nothing is.
+
+    All methods but `give`, `tune` and what reports belong to the one thread that steps. An exception from `step` ends
+    the loop's life: what was not logged is read again by the next owner, from its checkpoint on.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline[E],
+        settings: TaskSettings,
+        decisions_topic: str,
+        parts: Parts,
+        tuning: WorkerTuning,
+        latency: StageLatency,
+    ) -> None:
+        self.latency = latency
+        self.last_error: str | None = None
+        self._pipeline = pipeline
+        self._settings = settings
+        self._decisions_topic = decisions_topic
+        self._parts = parts
+        self._wanted: frozenset[int] = frozenset()
+        self._held: dict[int, Held[E]] = {}
+        self._opening: dict[int, Future[Opened[E]]] = {}
+        self._assigned: frozenset[int] = frozenset()
+        self._in_flight: deque[Batch[E]] = deque()
+        self._woken = threading.Event()
+        self.totals = Totals()
+        self._next_batch_ms = self._next_commit_ms = self._next_survey_ms = 0.0
+        self._survey: Future[dict[int, int]] | None = None
+        self._failed: BrokerError | None = None
+        self.tune(tuning)
+
+    def tune(self, tuning: WorkerTuning) -> None:
+        """Takes new bounds while running."""
+        self._tuning = tuning
+        self._pace = Pace(tuning.pace.shortest_ms, tuning.pace.longest_ms, tuning.max_in_flight)
+
+    def give(self, partitions: Collection[int]) -> None:
+        """Says which partitions to work on from now on; those that are missing are handed over when they are done."""
+        self._wanted = frozenset(partitions)
+
+    @property
+    def partitions(self) -> list[int]:
+        """What the loop still has its hands on, partitions on their way out included."""
+        return sorted({*self._held, *self._opening})
+
+    def standing(self) -> list[dict[str, Any]]:
+        """Where each partition stands: offset, lag, watermark, size of the state."""
+        return [_standing(partition, held) for partition, held in list(self._held.items())]
+
+    def step(self) -> None:
+        self._take_up()
+        started = self._start_batch()
+        self._finish_batches()
+        self._parts.log.poll()
+        if self._failed:
+            raise self._failed
+        self._keep_books()
+        if not started and self._in_flight:
+            self._wait()
+
+    def drain(self) -> None:
+        """Finishes what is in flight, logs it, and writes a checkpoint of every partition."""
+        while self._in_flight:
+            self._finish_batches()
+            if self._in_flight:
+                self._woken.wait(IDLE_WAIT_MS / 1000)
+        self._parts.log.flush(10.0)
+        for held in self._held.values():
+            if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
+                self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset)).result()
+
+    def _wait(self) -> None:
+        left_ms = self._next_batch_ms - self._parts.now_ms() if self._has_room else IDLE_WAIT_MS
+        if left_ms > 0:
+            self._woken.wait(min(left_ms, IDLE_WAIT_MS) / 1000)
+        self._woken.clear()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._in_flight) < self._tuning.max_in_flight
+
+    # Partitions come and go.
+
+    def _take_up(self) -> None:
+        wanted = self._wanted
+        for partition in wanted - self._held.keys() - self._opening.keys():
+            self._opening[partition] = self._parts.executor.submit(self._parts.opener.open, partition)
+        opened = [partition for partition, opening in self._opening.items() if opening.done()]
+        for partition in opened:
+            self._hold(self._opening.pop(partition).result())
+        for partition, held in list(self._held.items()):
+            held.leaving = partition not in wanted
+            if held.leaving:
+                self._let_go(partition, held)
+        self._assign()
+
+    def _hold(self, opened: Opened[E]) -> None:
+        task, now_ms = opened.task, self._parts.now_ms()
+        logger.info("%s", describe(opened))
+        self._held[task.partition] = Held(
+            task,
+            log_offset=opened.log_offset,
+            logged_through=task.decided_through,
+            checkpointed=task.next_offset,
+            checkpoint_due_ms=now_ms + self._tuning.checkpoint_interval_ms,
+        )
+
+    def _let_go(self, partition: int, held: Held[E]) -> None:
+        """Reads no more of it; drops it when all that was read is logged and its checkpoint is written."""
+        held.checkpoint_due_ms = 0.0
+        flying = any(part.partition == partition for batch in self._in_flight for part in batch.parts)
+        saved = held.snapshot is None and held.checkpointed >= held.task.next_offset
+        if not flying and (saved or held.save_failed):
+            del self._held[partition]
+
+    def _assign(self) -> None:
+        staying = frozenset(partition for partition, held in self._held.items() if not held.leaving)
+        if staying != self._assigned:
+            topic = self._settings.topic
+            positions = {TopicPartition(topic, each): self._held[each].task.next_offset for each in staying}
+            self._parts.source.assign(positions)
+            self._assigned = staying
+
+    # From the source to the models.
+
+    def _start_batch(self) -> bool:
+        now_ms = self._parts.now_ms()
+        if not self._has_room or now_ms < self._next_batch_ms:
+            return False
+        wait_ms = 0 if self._in_flight else int(IDLE_WAIT_MS)
+        polled = self._parts.source.poll(self._tuning.max_batch, wait_ms)
+        fetched_ms = self._parts.now_ms()
+        rows = sum(map(len, polled))
+        if not rows:
+            self._next_batch_ms = fetched_ms + (self._pace.shortest_ms if self._in_flight else 0)
+            return False
+        # A full poll means a backlog: then the pause would only cost throughput.
+        self._next_batch_ms = fetched_ms + (0 if rows >= self._tuning.max_batch else self._pace.interval_ms)
+        admitted = [self._held[records.partition].task.admit(records) for records in polled]
+        parts = [part for part in admitted if part is not None]
+        if parts:
+            self._launch(parts, fetched_ms)
+        return True
+
+    def _launch(self, parts: Sequence[Slice[E]], fetched_ms: float) -> None:
+        featured_ms = self._parts.now_ms()
+        batch = Batch(parts, fetched_ms, featured_ms, featured_ms, featured_ms - fetched_ms, None)
+        self.totals.events += batch.rows + sum(len(part.rejected) for part in parts)
+        if self._parts.models is not None and batch.rows:
+            self._ask(batch)
+        else:
+            batch.scored_ms = featured_ms
+        self._in_flight.append(batch)
+
+    def _ask(self, batch: Batch[E]) -> None:
+        assert self._parts.models is not None
+        batch.attempts += 1
+        batch.answer = self._parts.models.ask(merge_inputs(batch.parts, self._pipeline.inputs), batch.rows)
+        batch.queued_ms = self._parts.now_ms()
+        batch.answer.add_done_callback(lambda _: self._answered(batch))
+
+    def _answered(self, batch: Batch[E]) -> None:
+        batch.scored_ms = self._parts.now_ms()
+        self._woken.set()
+
+    # From the models to the decision log, in the order in which the batches were read.
+
+    def _finish_batches(self) -> None:
+        while self._in_flight and self._in_flight[0].answered:
+            batch = self._in_flight[0]
+            if batch.retry_ms is not None:
+                self._ask_again_when_due(batch)
+                return
+            outcome = self._outcome(batch)
+            if outcome is None:
+                return
+            self._in_flight.popleft()
+            self._log(batch, outcome)
+
+    def _outcome(self, batch: Batch[E]) -> Outcome | None:
+        """None when the models failed, nothing may stand in for them, and they are asked again."""
+        if batch.answer is None:
+            return Outcome({}, {}, "rules")
+        try:
+            scores = batch.answer.result()
+        except InferenceError as error:
+            self.last_error = str(error)
+            logger.warning("%s", error)
+            if self._pipeline.fallback is not None:
+                self.totals.fallbacks += batch.rows
+                return Outcome({}, {}, "fallback")
+            delay_ms = min(RETRY_MS[0] * 2 ** (batch.attempts - 1), RETRY_MS[1])
+            batch.retry_ms = self._parts.now_ms() + delay_ms
+            return None
+        self.last_error = None
+        return Outcome(scores.columns, scores.versions, "model")
+
+    def _ask_again_when_due(self, batch: Batch[E]) -> None:
+        if batch.retry_ms is not None and self._parts.now_ms() >= batch.retry_ms:
+            batch.retry_ms = None
+            self._ask(batch)
+
+    def _log(self, batch: Batch[E], outcome: Outcome) -> None:
+        started_ms = self._parts.now_ms()
+        stages = Stages(batch.fetched_ms, batch.featured_ms, batch.queued_ms, batch.scored_ms, started_ms)
+        for part, scores in zip(batch.parts, split_rows(outcome.scores, batch.parts), strict=True):
+            own = Outcome(scores, outcome.versions, outcome.reason)
+            frame = decide(self._pipeline, self._settings, part, own, stages)
+            self._write(frame)
+        self._observe(batch, started_ms)
+        batch.work_ms += self._parts.now_ms() - started_ms
+        self._pace.observe(work_ms=batch.work_ms, call_ms=batch.scored_ms - batch.queued_ms)
+
+    def _write(self, frame: Frame) -> None:
+        header, value = encode_frame(frame)
+        self.totals.decisions += frame.header.decided
+        self.totals.dead_letters += frame.header.rejected
+        self.totals.actions += frame.header.actions
+        self._parts.log.send(
+            self._decisions_topic,
+            value,
+            partition=frame.header.partition,
+            headers=[header],
+            on_delivery=lambda error, offset, append_ms: self._logged(frame, error, offset, append_ms),
+        )
+
+    def _logged(self, frame: Frame, error: BrokerError | None, offset: int, append_ms: int) -> None:
+        if error is not None:
+            self._failed = error
+            return
+        held = self._held.get(frame.header.partition)
+        if held:
+            held.logged_through = max(held.logged_through, frame.header.last)
+            held.log_offset = offset + 1
+        self.latency.observe_batch("logged", append_ms - frame.stages.decided_ms, frame.header.decided)
+
+    def _observe(self, batch: Batch[E], decided_ms: float) -> None:
+        rows, observe = batch.rows, self.latency.observe_batch
+        if rows:
+            append_ms: npt.NDArray[np.int64] = np.concatenate([part.append_ms for part in batch.parts])
+            self.latency.observe("fetched", batch.fetched_ms - append_ms)
+            observe("features", batch.featured_ms - batch.fetched_ms, rows)
+            observe("queued", batch.queued_ms - batch.featured_ms, rows)
+            observe("scored", batch.scored_ms - batch.queued_ms, rows)
+            observe("decided", decided_ms - batch.scored_ms, rows)
+
+    # Checkpoints, committed offsets, lag.
+
+    def _keep_books(self) -> None:
+        now_ms = self._parts.now_ms()
+        for held in self._held.values():
+            self._checkpoint(held, now_ms)
+        if now_ms >= self._next_commit_ms:
+            self._next_commit_ms = now_ms + COMMIT_INTERVAL_MS
+            self._commit()
+        self._look_at_ends(now_ms)
+
+    def _checkpoint(self, held: Held[E], now_ms: float) -> None:
+        """Takes a snapshot when one is due, and saves it once everything that it reflects is logged."""
+        if held.saving is not None and held.saving.done():
+            self._saved(held, held.saving)
+        if held.snapshot is None and now_ms >= held.checkpoint_due_ms:
+            held.checkpoint_due_ms = now_ms + self._tuning.checkpoint_interval_ms
+            if held.task.next_offset > held.checkpointed:
+                held.task.expire()
+                held.snapshot = held.task.snapshot(held.log_offset)
+        snapshot = held.snapshot
+        if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:
+            held.saving = self._parts.executor.submit(self._parts.opener.save, snapshot)
+
+    def _saved(self, held: Held[E], saving: "Future[int]") -> None:
+        snapshot, held.snapshot, held.saving = held.snapshot, None, None
+        error = saving.exception()
+        held.save_failed = error is not None
+        if error is not None:
+            self.last_error = f"the checkpoint of partition {held.task.partition} was not written: {error}"
+            logger.error("%s", self.last_error)
+        elif snapshot is not None:
+            held.checkpointed = snapshot.position.offset
+
+    def _commit(self) -> None:
+        offsets = {
+            TopicPartition(self._settings.topic, partition): CommittedOffset(held.logged_through + 1)
+            for partition, held in self._held.items()
+        }
+        if offsets:
+            self._parts.source.commit(offsets, wait=False)
+
+    def _look_at_ends(self, now_ms: float) -> None:
+        if self._survey is not None and self._survey.done():
+            survey, self._survey = self._survey, None
+            if survey.exception() is None:
+                for partition, end_offset in survey.result().items():
+                    if partition in self._held:
+                        self._held[partition].end_offset = end_offset
+        if self._survey is None and now_ms >= self._next_survey_ms and self._held:
+            self._next_survey_ms = now_ms + SURVEY_INTERVAL_MS
+            self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
+
+
+def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
+    task = held.task
+    done = held.logged_through + 1
+    return {
+        "partition": partition,
+        "offset": done,
+        "end_offset": held.end_offset,
+        "lag": None if held.end_offset is None else max(0, held.end_offset - done),
+        "watermark_ms": task.watermark_ms,
+        "keys": task.keys,
+        "state_bytes": task.state_bytes,
+    }

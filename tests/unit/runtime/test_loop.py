@@ -1,0 +1,407 @@
+"""The loop of a stream worker, over logs in memory: crashes, hand-overs, failing models, back-pressure."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.actions.action import Action
+from app.config import WorkerTuning
+from app.errors import InferenceError
+from app.event import Columns, Event
+from app.features import Features, count, total
+from app.latency import StageLatency
+from app.log.frame import REASONS, Cursor, decode_frame, decode_header
+from app.pipeline import Pipeline
+from app.runtime.checkpoint import CheckpointStore
+from app.runtime.loop import Parts, StreamLoop
+from app.runtime.opener import TaskOpener
+from app.runtime.task import TaskSettings
+from app.sources import TopicPartition
+from tests.support.inline import InlineExecutor, InlineModels
+from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
+
+START_MS = 1_600_000_000_000
+HOUR_MS = 3_600_000
+
+
+class Payment(Event, frozen=True):
+    card: str
+    amount: float
+
+
+class CardHistory(Features, of=Payment, by="card"):
+    payments = count(last="1h")
+    spent = total("amount", last="1h")
+
+
+class Hold(Action, frozen=True):
+    payment: str
+
+
+class RiskModel:
+    inputs: ClassVar[tuple[str, ...]] = ("amount", "payments")
+    outputs: ClassVar[tuple[str, ...]] = ("risk",)
+
+
+def decide(payment: Payment, risk: float) -> Iterator[Action]:
+    if payment.amount == 13:
+        raise ValueError("unlucky")
+    if risk > 50:
+        yield Hold(payment.id)
+
+
+def rules(payment: Payment, card: CardHistory) -> Iterator[Action]:
+    if card.payments > 3:
+        yield Hold(payment.id)
+
+
+def pipeline(*, fallback: bool = False) -> Pipeline[Payment]:
+    return Pipeline(
+        source=Payment,
+        features=[CardHistory],
+        models={"risk": RiskModel},
+        decide=decide,
+        fallback=rules if fallback else None,
+    )
+
+
+def risk(columns: Columns) -> Columns:
+    return {"risk": columns["amount"] * columns["payments"]}
+
+
+@dataclass
+class World:
+    """Everything that outlives a worker: the broker and the checkpoints."""
+
+    folder: Path
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    now_ms: float = 0.0
+
+    def worker(
+        self,
+        *,
+        predict: Any = risk,
+        fallback: bool = False,
+        max_batch: int = 100,
+        checkpoint: str = "1ms",
+        hold: bool = False,
+    ) -> StreamLoop[Payment]:
+        declared = pipeline(fallback=fallback)
+        task_settings = TaskSettings("fraud", "payments", allowed_lateness_ms=HOUR_MS, max_ahead_ms=10**12)
+        store = CheckpointStore(str(self.folder), "fraud")
+        opener = TaskOpener(declared, task_settings, "decisions", store, "earliest", MemoryConsumer(self.broker))
+        self.models = InlineModels(predict)
+        self.log = MemoryProducer(self.broker, hold=hold)
+        parts = Parts(
+            source=MemoryConsumer(self.broker, "fraud"),
+            log=self.log,
+            models=self.models,
+            opener=opener,
+            executor=InlineExecutor(),
+            now_ms=self._tick,
+        )
+        tuning = WorkerTuning.load({"max_batch": max_batch, "checkpoint_interval": checkpoint})
+        return StreamLoop(declared, task_settings, "decisions", parts, tuning, StageLatency())
+
+    def _tick(self) -> float:
+        self.now_ms += 7
+        return self.now_ms
+
+    def pay(self, partition: int, card: str, amount: float, time_ms: int, key: str | None = None) -> None:
+        self.append(
+            partition,
+            {"id": f"{len(self.payments(partition))}", "time": time_ms, "card": card, "amount": amount},
+            key or card,
+        )
+
+    def append(self, partition: int, record: Any, key: str) -> None:
+        value = record if isinstance(record, bytes) else json.dumps(record).encode()
+        self.broker.append("payments", partition, value, key.encode())
+
+    def payments(self, partition: int) -> list[Any]:
+        return self.broker.logs[TopicPartition("payments", partition)]
+
+    def outcomes(self, partition: int) -> dict[int, dict[str, Any]]:
+        """What the decision log says of each source offset, read as every reader does: first copy wins, no gaps."""
+        found: dict[int, dict[str, Any]] = {}
+        cursor = Cursor(-1)
+        for stored in self.broker.logs[TopicPartition("decisions", partition)]:
+            header = decode_header(stored.headers)
+            if not cursor.admit(header):
+                continue
+            frame = decode_frame(header, stored.value or b"")
+            for row in range(*cursor.new_rows(frame).indices(len(frame.decided.offsets))):
+                rows = frame.decided
+                actions = rows.actions[row]
+                assert int(rows.offsets[row]) not in found
+                found[int(rows.offsets[row])] = {
+                    "payments": rows.features["payments"][row],
+                    "spent": rows.features["spent"][row],
+                    "reason": REASONS[rows.reasons[row]],
+                    "holds": 0 if actions is None else len(json.loads(actions)),
+                }
+            for dead in cursor.new_dead_letters(frame):
+                assert dead.offset not in found
+                found[dead.offset] = {"dead": dead.reason, "value": dead.value}
+            cursor.advance(header)
+        return found
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def run(loop: StreamLoop[Payment], world: World, partitions: int = 1) -> None:
+    """Steps until everything is decided and logged."""
+    loop.give(range(partitions))
+    for _ in range(10_000):
+        loop.step()
+        done = {row["partition"]: row["offset"] for row in loop.standing()}
+        if all(done.get(each) == len(world.payments(each)) for each in range(partitions)):
+            return
+    raise AssertionError(f"not done: {loop.standing()}, {loop.last_error}")
+
+
+def oracle(payments: list[tuple[str, float, int]]) -> list[tuple[int, float]]:
+    """Count and total of the card's payments of the last hour, by definition."""
+    answers = []
+    for at, (card, _, time_ms) in enumerate(payments):
+        seen = [
+            amount
+            for other, amount, then_ms in payments[: at + 1]
+            if other == card and time_ms - HOUR_MS < then_ms <= time_ms
+        ]
+        answers.append((len(seen), sum(seen)))
+    return answers
+
+
+def test_every_event_is_decided_with_its_features(world: World) -> None:
+    payments = [(f"c{at % 3}", float(at), START_MS + at * 60_000) for at in range(100)]
+    for payment in payments:
+        world.pay(0, *payment)
+    run(world.worker(), world)
+    found = world.outcomes(0)
+    assert [(found[at]["payments"], found[at]["spent"]) for at in range(100) if at != 13] == [
+        answer for at, answer in enumerate(oracle(payments)) if at != 13
+    ]
+    assert {each.get("reason") for at, each in found.items() if at != 13} == {"model"}
+
+
+def test_broken_late_and_failing_records_become_dead_letters_and_the_others_go_on(world: World) -> None:
+    world.pay(0, "c", 1, START_MS)
+    world.append(0, b"{broken", "c")
+    world.pay(0, "c", 2, START_MS + 3 * HOUR_MS)
+    world.pay(0, "c", 3, START_MS + HOUR_MS)
+    world.pay(0, "c", 13, START_MS + 3 * HOUR_MS)
+    world.pay(0, "c", 4, START_MS + 3 * HOUR_MS, key="d")
+    world.pay(0, "c", 5, START_MS + 3 * HOUR_MS)
+    run(world.worker(), world)
+    found = world.outcomes(0)
+    assert "malformed" in found[1]["dead"]
+    assert found[1]["value"] == b"{broken"
+    assert found[3]["dead"].startswith("late")
+    assert found[4]["dead"] == "decide raised ValueError: unlucky"
+    assert found[4]["value"] == world.payments(0)[4].value
+    assert "keyed by" in found[5]["dead"]
+    assert [at for at, each in found.items() if "dead" not in each] == [0, 2, 6]
+    assert found[6]["payments"] == 3  # 2, 13 and 5: an event that decide fails on has happened all the same
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
+    payments = data.draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["a", "b"]),
+                st.sampled_from([1.0, 2.5, 13.0, 40.0]),
+                st.integers(0, 90).map(lambda minute: START_MS + minute * 60_000),
+            ),
+            min_size=1,
+            max_size=40,
+        )
+    )
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        for card, amount, time_ms in payments:
+            world.pay(0, card, amount, time_ms)
+        for _ in range(data.draw(st.integers(0, 4), label="crashes")):
+            doomed = world.worker(
+                max_batch=data.draw(st.integers(1, 7)),
+                checkpoint=data.draw(st.sampled_from(["1ms", "20ms", "1h"])),
+                hold=True,
+            )
+            doomed.give([0])
+            for _ in range(data.draw(st.integers(0, 12), label="steps")):
+                doomed.step()
+                if data.draw(st.booleans(), label="deliver"):
+                    world.log.release()
+        run(world.worker(max_batch=data.draw(st.integers(1, 7))), world)
+        found = world.outcomes(0)
+        late = _late(payments)
+        assert sorted(found) == list(range(len(payments)))
+        kept = [(card, amount, time_ms) for at, (card, amount, time_ms) in enumerate(payments) if at not in late]
+        answers = iter(oracle(kept))
+        for at, (_, amount, _) in enumerate(payments):
+            if at in late:
+                assert found[at]["dead"].startswith("late")
+                continue
+            answer = next(answers)
+            if amount == 13:
+                assert "unlucky" in found[at]["dead"]
+            else:
+                assert (found[at]["payments"], found[at]["spent"]) == answer
+
+
+def _late(payments: list[tuple[str, float, int]]) -> set[int]:
+    late, highest = set(), 0
+    for at, (_, _, time_ms) in enumerate(payments):
+        if time_ms < highest - HOUR_MS:
+            late.add(at)
+        highest = max(highest, time_ms)
+    return late
+
+
+def test_what_is_decided_already_calls_no_model_again(world: World) -> None:
+    for at in range(50):
+        world.pay(0, "c", 1, START_MS + at)
+    run(world.worker(checkpoint="1h"), world)
+    for at in range(50, 60):
+        world.pay(0, "c", 1, START_MS + at)
+    second = world.worker()
+    run(second, world)
+    assert world.models.rows_asked == 10
+    assert world.outcomes(0)[59]["payments"] == 60
+
+
+def test_a_model_that_fails_is_asked_again_in_order_when_there_is_no_fallback(world: World) -> None:
+    failures = iter(range(5))
+
+    def flaky(columns: Columns) -> Columns:
+        if next(failures, None) is not None:
+            raise InferenceError("away")
+        return risk(columns)
+
+    for at in range(20):
+        world.pay(0, "c", 1, START_MS + at)
+    run(world.worker(predict=flaky, max_batch=3), world)
+    assert {each["reason"] for each in world.outcomes(0).values()} == {"model"}
+    assert [each["payments"] for each in world.outcomes(0).values()] == list(range(1, 21))
+
+
+def test_the_fallback_decides_when_the_model_fails_and_the_decision_says_so(world: World) -> None:
+    def broken(columns: Columns) -> Columns:
+        raise InferenceError("away")
+
+    for at in range(5):
+        world.pay(0, "c", 13, START_MS + at)
+    run(world.worker(predict=broken, fallback=True), world)
+    assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback"] * 5
+    assert [each["holds"] for each in world.outcomes(0).values()] == [0, 0, 0, 1, 1]
+
+
+def test_no_more_is_read_than_may_be_in_flight(world: World) -> None:
+    for at in range(100):
+        world.pay(0, "c", 1, START_MS + at)
+
+    def never(columns: Columns) -> Columns:
+        raise InferenceError("away")
+
+    loop = world.worker(predict=never, max_batch=10)
+    loop.give([0])
+    for _ in range(30):
+        loop.step()
+    assert loop.totals.events == 20  # two micro-batches in flight, and the log holds the rest
+
+
+def test_a_partition_that_is_taken_away_is_handed_over_with_its_checkpoint(world: World) -> None:
+    for at in range(30):
+        world.pay(0, "c", 1, START_MS + at)
+        world.pay(1, "d", 1, START_MS + at)
+    first, second = world.worker(checkpoint="1h"), world.worker(checkpoint="1h")
+    run(first, world, partitions=2)
+    first.give([0])
+    for _ in range(20):
+        first.step()
+    assert first.partitions == [0]
+    second.give([1])
+    second.step()
+    second.step()
+    assert [(row["partition"], row["offset"]) for row in second.standing()] == [(1, 30)]
+    for at in range(30, 40):
+        world.pay(1, "d", 1, START_MS + at)
+    for _ in range(50):
+        second.step()
+    assert world.outcomes(1)[39]["payments"] == 40
+
+
+def test_two_workers_on_one_partition_are_wasteful_not_wrong(world: World) -> None:
+    for at in range(40):
+        world.pay(0, f"c{at % 2}", 1, START_MS + at)
+    one, other = world.worker(max_batch=3), world.worker(max_batch=5)
+    one.give([0])
+    other.give([0])
+    for at in range(200):
+        (one if at % 3 else other).step()
+    assert [world.outcomes(0)[at]["payments"] for at in range(40)] == [at // 2 + 1 for at in range(40)]
+
+
+def test_drain_leaves_a_checkpoint_at_the_very_end(world: World) -> None:
+    for at in range(10):
+        world.pay(0, "c", 1, START_MS + at)
+    loop = world.worker(checkpoint="1h")
+    run(loop, world)
+    loop.drain()
+    second = world.worker()
+    second.give([0])
+    second.step()
+    assert second.standing()[0]["offset"] == 10
+    assert second.totals.events == 0
+
+
+def test_stages_follow_each_other_and_are_counted_once_per_event(world: World) -> None:
+    for at in range(10):
+        world.pay(0, "c", 1, START_MS + at)
+    loop = world.worker()
+    run(loop, world)
+    counts = {stage: sum(each["counts"]) for stage, each in loop.latency.take().items()}
+    assert counts == dict.fromkeys(("fetched", "features", "queued", "scored", "decided", "logged"), 10)
+
+
+def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
+    class Reading(Event, frozen=True):
+        value: float
+
+    world = World(tmp_path)
+    world.broker.append("payments", 0, msgspec.json.encode({"id": "1", "time": START_MS, "value": 3.0}))
+    declared = Pipeline(source=Reading)
+    task_settings = TaskSettings("plain", "payments")
+    opener = TaskOpener(
+        declared,
+        task_settings,
+        "decisions",
+        CheckpointStore(str(tmp_path), "plain"),
+        "earliest",
+        MemoryConsumer(world.broker),
+    )
+    parts = Parts(
+        MemoryConsumer(world.broker, "plain"), MemoryProducer(world.broker), None, opener, InlineExecutor(), world._tick
+    )
+    loop = StreamLoop(declared, task_settings, "decisions", parts, WorkerTuning(), StageLatency())
+    loop.give([0])
+    for _ in range(10):
+        loop.step()
+    [stored] = world.broker.logs[TopicPartition("decisions", 0)]
+    frame = decode_frame(decode_header(stored.headers), stored.value or b"")
+    assert np.array_equal(frame.decided.event["value"], [3.0])
+    assert REASONS[frame.decided.reasons[0]] == "rules"

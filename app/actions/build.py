@@ -1,0 +1,176 @@
+"""From the sinks that a pipeline declares, and what the YAML says of them, to loops that can run."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from app.actions.action import Action, Decision, Sink
+from app.actions.dead_letters import DeadLetters
+from app.actions.loop import SinkLoop
+from app.actions.message import action_message, reject_message
+from app.actions.post import Post, Poster, PostSettings
+from app.actions.publish import Publish, Publisher, PublishSettings
+from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
+from app.actions.table import table_of
+from app.actions.upsert import Upsert, Upserter, UpsertSettings, database_of
+from app.actions.writer import SinkWriter
+from app.config import Settings, explain, join_path, unknown_key
+from app.errors import ConfigError, DeclarationError
+from app.pipeline import Pipeline, model_class
+from app.sources import Consumer, Producer
+
+REJECTS = "dead-letters"
+"""The sink that every pipeline has: it copies rejected records to the dead-letter topic."""
+OFF = ("off", False)
+"""What switches a sink off, in place of its address; unquoted, YAML reads off as false."""
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """How the sinks of a worker reach Kafka, and the pipeline's topics there.
+
+    open_consumer: opens a consumer that commits to the group, if one is given.
+    open_producer: opens a producer; a linger of 1 ms is right, as each step flushes.
+    """
+
+    decisions: str
+    dead_letters: str
+    open_consumer: Callable[[str | None], Consumer]
+    open_producer: Callable[[], Producer]
+
+
+@dataclass(frozen=True)
+class RunnableSink:
+    """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step."""
+
+    name: str
+    group: str
+    open: Callable[[Kafka], SinkLoop[Any]]
+
+
+def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> list[RunnableSink]:
+    """The sinks of the pipeline called `name` that are not off, and the one for rejected records. Connects to nothing.
+
+    `settings` are what the YAML has under `sinks:`. Raises ConfigError with a line for each value that is missing,
+    unknown or wrong, and DeclarationError for a sink that cannot carry out its action.
+    """
+    declared = pipeline.sinks
+    if REJECTS in declared:
+        raise DeclarationError(f"a sink is called {REJECTS!r}, as the one for rejected records is; rename it")
+    problems = [unknown_key("sinks", each, declared) for each in settings if each not in declared]
+    sinks: list[RunnableSink] = []
+    for action, sink in declared.values():
+        try:
+            sinks += _build(_Place(name, pipeline, action, sink), settings.get(sink.name, {}))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return [*sinks, _rejects(name)]
+
+
+class _Place(NamedTuple):
+    """Where in a pipeline a sink stands."""
+
+    name: str
+    pipeline: Pipeline[Any]
+    action: type[Action]
+    sink: Any
+
+    @property
+    def group(self) -> str:
+        return f"{self.name}.{self.sink.name}"
+
+
+OpenWriter = Callable[[Kafka, threading.Event], SinkWriter[Any]]
+
+
+class _Kind(NamedTuple):
+    """How sinks of one class are made. `defaults` are the settings that follow from the sink's name."""
+
+    settings: type[Settings]
+    address: str
+    defaults: Callable[[str], dict[str, str]]
+    writer: Callable[[_Place, Any], OpenWriter]
+
+
+def _build(place: _Place, values: Mapping[str, Any]) -> list[RunnableSink]:
+    sink, kind = place.sink, KINDS.get(type(place.sink))
+    if kind is None:
+        known = ", ".join(each.__name__ for each in KINDS)
+        raise DeclarationError(f"the sink {sink.name!r} is a {type(sink).__name__}; declare one of {known}")
+    if values.get(kind.address) in OFF:
+        return []
+    settings = _load(kind.settings, {**kind.defaults(sink.name), **values}, join_path("sinks", sink.name))
+    by = place.pipeline.by
+    every = place.action is Decision
+    selection = EveryDecision(place.name, by) if every else OneAction(place.name, place.action, by)
+    return [_runnable(place.name, sink.name, selection, kind.writer(place, settings))]
+
+
+def _load(model: type[Settings], values: Mapping[str, Any], path: str) -> Settings:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, model, values, path))) from error
+
+
+def _rejects(name: str) -> RunnableSink:
+    def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
+        return Publisher(
+            REJECTS, kafka.dead_letters, reject_message, lambda: kafka.open_consumer(None), kafka.open_producer
+        )
+
+    return _runnable(name, REJECTS, EveryReject(name), writer)
+
+
+def _runnable(pipeline: str, sink: str, selection: Selection[Any], open_writer: OpenWriter) -> RunnableSink:
+    group = f"{pipeline}.{sink}"
+
+    def open_loop(kafka: Kafka) -> SinkLoop[Any]:
+        halt = threading.Event()
+        return SinkLoop(
+            pipeline=pipeline,
+            sink=sink,
+            log_topic=kafka.decisions,
+            consumer=kafka.open_consumer(group),
+            selection=selection,
+            writer=open_writer(kafka, halt),
+            halt=halt,
+        )
+
+    return RunnableSink(sink, group, open_loop)
+
+
+def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:
+    return lambda kafka, halt: Publisher(
+        place.sink.name,
+        settings.topic,
+        action_message,
+        lambda: kafka.open_consumer(None),
+        kafka.open_producer,
+    )
+
+
+def _poster(place: _Place, settings: PostSettings) -> OpenWriter:
+    return lambda kafka, halt: Poster(settings, _dead_letters(place, kafka), halt)
+
+
+def _upserter(place: _Place, settings: UpsertSettings) -> OpenWriter:
+    scores = [score for model in place.pipeline.models.values() for score in model_class(model).outputs]
+    table = table_of(place.action, settings.table, place.sink.key, scores)
+    return lambda kafka, halt: Upserter(place.group, database_of(settings.dsn), table, _dead_letters(place, kafka))
+
+
+def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
+    return DeadLetters(place.sink.name, kafka.dead_letters, kafka.open_producer)
+
+
+KINDS: Mapping[type[Sink], _Kind] = {
+    Publish: _Kind(PublishSettings, "topic", lambda name: {"topic": name}, _publisher),
+    Post: _Kind(PostSettings, "url", lambda name: {}, _poster),
+    Upsert: _Kind(UpsertSettings, "dsn", lambda name: {"table": name.replace("-", "_")}, _upserter),
+}

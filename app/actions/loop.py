@@ -1,0 +1,303 @@
+"""The loop of one sink: from the decision log to the sink, with a cursor for each partition.
+
+Whatever goes wrong with a partition, it is parked for a while and then resumed from what is stored, just as after
+a crash: there is one way back, and it is used often.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Generic
+
+from app.actions.place import Place
+from app.actions.position import Position, Saved, from_committed, to_committed
+from app.actions.reading import Passed, Reading
+from app.actions.selection import Selection
+from app.actions.status import SinkStatus, StepReport, report
+from app.actions.writer import Batch, D, Outcome, SinkWriter
+from app.errors import ActionError, BrokerError, HeadraceError, LogError
+from app.sources import Consumer, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+FRAMES_OF_A_STEP = 100
+COMMIT_INTERVAL_MS = 500
+LAG_INTERVAL_MS = 1_000
+RENEWAL_MS = 3_600_000
+"""A broker forgets what a group without members committed after a week, so a position that stands still is committed
+again every hour."""
+
+
+class SinkLoop(Generic[D]):
+    """Carries out what the decision log asks of one sink, in source order within each partition.
+
+    A thread of its own calls `step` until it stops, then `close`. `assign`, `stop` and `status` are for any thread.
+    Decisions count from their first copy in the log; how often the sink can see one over a crash is the writer's
+    promise. A sink that is slow, broken or away delays nobody else: its backlog is the log.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        sink: str,
+        log_topic: str,
+        consumer: Consumer,
+        selection: Selection[D],
+        writer: SinkWriter[D],
+        halt: threading.Event,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.sink = sink
+        self._pipeline = pipeline
+        self._log_topic = log_topic
+        self._consumer = consumer
+        self._selection = selection
+        self._writer = writer
+        self._halt = halt
+        self._wake = threading.Event()
+        self._clock_s = clock
+        self._jitter = random.Random()
+        self._wanted: frozenset[int] = frozenset()
+        self._places: dict[int, Place] = {}
+        self._reported: dict[int, int] = {}
+        self._commit_at_ms = self._measure_at_ms = 0.0
+        self._error: HeadraceError | None = None
+        self._status = SinkStatus(sink)
+
+    def assign(self, partitions: Iterable[int]) -> None:
+        """From the next step on these partitions, and no others, are this loop's."""
+        self._wanted = frozenset(partitions)
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Lets `step` return as soon as what it is carrying out is done."""
+        self._halt.set()
+        self._wake.set()
+
+    def status(self) -> SinkStatus:
+        """As of the end of the last step."""
+        return self._status
+
+    def step(self, timeout_ms: int) -> StepReport:
+        """Carries out what there is, or waits up to timeout_ms for it. Failures of the sink and of the broker raise
+        nothing: they are retried, and stand in `status`."""
+        self._wake.clear()
+        self._follow(self._wanted)
+        if self._halt.is_set():
+            return report([], 0, 0, self._now_ms())
+        self._resume_due()
+        done = self._write(self._read(self._patience_ms(timeout_ms)))
+        self._measure_lag()
+        self._status = self._describe()
+        return done
+
+    def close(self) -> None:
+        """Saves every position, then closes the sink and the consumer. Raises what either raises, after both."""
+        try:
+            self._save(self._active)
+        finally:
+            try:
+                self._writer.close()
+            finally:
+                self._consumer.close()
+
+    @property
+    def _active(self) -> dict[int, Place]:
+        return {partition: place for partition, place in self._places.items() if place.active}
+
+    def _follow(self, wanted: Collection[int]) -> None:
+        gone = self._places.keys() - wanted
+        if gone:
+            self._save({partition: place for partition, place in self._active.items() if partition in gone})
+            for partition in gone:
+                del self._places[partition]
+                self._reported.pop(partition, None)
+            self._consume_active()
+        for partition in wanted - self._places.keys():
+            self._places[partition] = Place()
+
+    def _resume_due(self) -> None:
+        now_ms = self._now_ms()
+        due = {p: place for p, place in self._places.items() if place.due_ms is not None and place.due_ms <= now_ms}
+        if not due:
+            return
+        try:
+            for partition, found in self._load(due).items():
+                if isinstance(found, LogError):
+                    self._park(partition, found)
+                else:
+                    due[partition].resume(found)
+            self._consume_active()
+        except (ActionError, BrokerError, LogError) as error:
+            for partition in due:
+                self._park(partition, error)
+
+    def _load(self, partitions: Iterable[int]) -> dict[int, Position | LogError]:
+        logs = list(map(self._log, partitions))
+        committed = self._consumer.committed(logs)
+        positions = self._writer.resume({log.partition: from_committed(committed[log]) for log in logs})
+        begins, ends = self._consumer.beginning_offsets(logs), self._consumer.end_offsets(logs)
+        return {log.partition: _within(log, positions[log.partition], begins[log], ends[log]) for log in logs}
+
+    def _consume_active(self) -> None:
+        """A partition that stays active goes on where the consumer is; one that was parked goes on at its position."""
+        self._consumer.assign({self._log(p): place.reached.log_offset for p, place in self._active.items()})
+
+    def _read(self, patience_ms: float) -> dict[int, Reading[D]]:
+        active = self._active
+        if not active:
+            self._wake.wait(patience_ms / 1000)
+            return {}
+        readings: dict[int, Reading[D]] = {}
+        try:
+            for records in self._consumer.poll(FRAMES_OF_A_STEP, int(patience_ms)):
+                p = records.partition
+                if p not in readings:
+                    readings[p] = Reading(self._pipeline, p, active[p].reached, self._selection)
+                readings[p].take(records)
+        except BrokerError as error:
+            for partition in active:
+                self._park(partition, error)
+            self._consume_active()
+        return readings
+
+    def _write(self, readings: Mapping[int, Reading[D]]) -> StepReport:
+        due = self._now_ms() >= self._commit_at_ms
+        batches = [reading.batch for reading in readings.values() if reading.deliveries]
+        carried_out = bool(batches)
+        if due:
+            batches += self._without_deliveries(readings)
+        outcomes = {partition: Outcome(reading.end) for partition, reading in readings.items()}
+        outcomes |= self._carry_out(batches)
+        for partition, outcome in outcomes.items():
+            self._places[partition].position = outcome.position
+        if due or (carried_out and self._writer.commits_each_batch):
+            self._commit(self._active)
+        done = self._report(readings, outcomes)
+        self._settle(readings, outcomes)
+        return done
+
+    def _without_deliveries(self, readings: Mapping[int, Reading[D]]) -> list[Batch[D]]:
+        """So that the sink, too, learns of positions that moved past what was none of its business."""
+        ends = {p: readings[p].end if p in readings else place.reached for p, place in self._active.items()}
+        return [
+            Batch(p, end, end)
+            for p, end in ends.items()
+            if end != self._places[p].committed and not (p in readings and readings[p].deliveries)
+        ]
+
+    def _carry_out(self, batches: Sequence[Batch[D]]) -> dict[int, Outcome]:
+        try:
+            outcomes = self._writer.write(batches) if batches else []
+        except (ActionError, BrokerError) as error:
+            outcomes = [Outcome(batch.start, error) for batch in batches]
+        return {batch.partition: outcome for batch, outcome in zip(batches, outcomes, strict=True)}
+
+    def _report(self, readings: Mapping[int, Reading[D]], outcomes: Mapping[int, Outcome]) -> StepReport:
+        """Counts an event once, even where a failure lets it be read again."""
+        passed: list[Passed] = []
+        actions = 0
+        for partition, reading in readings.items():
+            after, through = self._reported.get(partition, -1), outcomes[partition].position.applied
+            if through is not None and through > after:
+                passed += reading.passed(after, through)
+                actions += sum(after < each.offset <= through for each in reading.deliveries)
+                self._reported[partition] = through
+        dead_letters = sum(outcome.dead_letters for outcome in outcomes.values())
+        return report(passed, actions, dead_letters, self._now_ms())
+
+    def _settle(self, readings: Mapping[int, Reading[D]], outcomes: Mapping[int, Outcome]) -> None:
+        """Parks what failed or stopped short; what went through has no failures behind it any more."""
+        for partition, outcome in outcomes.items():
+            place, reading = self._places[partition], readings.get(partition)
+            if reading is not None and outcome.position.applied != reading.start.applied:
+                self._clear(partition)
+            error = outcome.error or (reading.error if reading else None)
+            if error is not None:
+                self._park(partition, error)
+            elif reading is not None and outcome.position != reading.end:
+                place.park_briefly()
+            else:
+                self._clear(partition)
+        if not all(self._places[partition].active for partition in outcomes):
+            self._consume_active()
+
+    def _park(self, partition: int, error: HeadraceError) -> None:
+        if self._places[partition].park(error, self._now_ms(), self._jitter):
+            logger.warning("sink %s, partition %d: %s; trying again", self.sink, partition, error)
+
+    def _clear(self, partition: int) -> None:
+        retries = self._places[partition].clear()
+        if retries:
+            logger.info("sink %s, partition %d goes on after %d retries", self.sink, partition, retries)
+
+    def _save(self, places: Mapping[int, Place]) -> None:
+        """Tells sink and group where the places are. Where that fails, whoever is next reads a little again."""
+        unsaved = {p: place for p, place in places.items() if place.reached != place.committed}
+        outcomes = self._carry_out([Batch(p, place.reached, place.reached) for p, place in unsaved.items()])
+        self._commit({p: place for p, place in unsaved.items() if outcomes[p].error is None})
+
+    def _commit(self, places: Mapping[int, Place]) -> None:
+        now_ms = self._now_ms()
+        self._commit_at_ms = now_ms + COMMIT_INTERVAL_MS
+        moved = {
+            self._log(p): to_committed(Saved(place.reached, self._writer.mark(p)))
+            for p, place in places.items()
+            if place.reached != place.committed or now_ms - place.committed_at_ms > RENEWAL_MS
+        }
+        try:
+            if moved:
+                self._consumer.commit(moved)
+        except BrokerError as error:
+            self._error = error
+            return
+        self._error = None
+        for log in moved:
+            place = places[log.partition]
+            place.committed, place.committed_at_ms = place.reached, now_ms
+
+    def _measure_lag(self) -> None:
+        now_ms = self._now_ms()
+        if now_ms < self._measure_at_ms or self._consumer.last_error is not None or not self._places:
+            return
+        self._measure_at_ms = now_ms + LAG_INTERVAL_MS
+        try:
+            ends = self._consumer.end_offsets(list(map(self._log, self._places)))
+        except BrokerError as error:
+            self._error = error
+            return
+        for log, end in ends.items():
+            place = self._places[log.partition]
+            place.note_end(end)
+            if place.active and place.lag == 0:
+                self._clear(log.partition)
+
+    def _describe(self) -> SinkStatus:
+        error = self._consumer.last_error or self._error
+        partitions = {partition: place.describe() for partition, place in sorted(self._places.items())}
+        return SinkStatus(self.sink, partitions, str(error) if error else None)
+
+    def _patience_ms(self, timeout_ms: int) -> float:
+        """How long this step may wait for records: not beyond the time at which a parked partition is due."""
+        now_ms = self._now_ms()
+        due = [place.due_ms - now_ms for place in self._places.values() if place.due_ms is not None]
+        return max(0.0, min([float(timeout_ms), *due]))
+
+    def _log(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._log_topic, partition)
+
+    def _now_ms(self) -> float:
+        return self._clock_s() * 1000
+
+
+def _within(log: TopicPartition, position: Position, begin: int, end: int) -> Position | LogError:
+    """Where to read from. A gap that retention has torn shows at the first frame behind it."""
+    if position.log_offset > end:
+        return LogError(
+            f"the cursor stands at offset {position.log_offset} of {log}, which ends at {end}: the log was made anew; "
+            "remove the sink's cursor, or give the pipeline another name"
+        )
+    return Position(position.applied, max(position.log_offset, begin))

@@ -1,0 +1,78 @@
+"""Sink writers: what carries deliveries out, seen from the loop that feeds it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from app.actions.position import BEGINNING, Mark, Position, Saved
+from app.errors import HeadraceError
+
+
+class Placed(Protocol):
+    """What the loop needs to know of what it delivers: its idempotency key and its event's place in the source."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+
+
+D = TypeVar("D", bound=Placed)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[D]):
+    """The deliveries of one partition, in source order, that lead from one position to the next. May be empty."""
+
+    partition: int
+    start: Position
+    end: Position
+    deliveries: Sequence[D] = ()
+
+    def before(self, delivery: D) -> Position:
+        """Where the partition stands when everything before this delivery's event is carried out."""
+        return Position(delivery.offset - 1, self.start.log_offset)
+
+
+class Outcome(NamedTuple):
+    """How far a batch came. Short of its end with an error: to be tried again after a while; without: at once."""
+
+    position: Position
+    error: HeadraceError | None = None
+    dead_letters: int = 0
+
+
+class SinkWriter(ABC, Generic[D]):
+    """Carries out the deliveries of one sink. One thread uses it.
+
+    `commits_each_batch`: whether the position is committed after each batch, because only that keeps a delivery
+    from being repeated, or every half second.
+    """
+
+    commits_each_batch = False
+
+    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
+        """Where each partition goes on: at start, after a change of partitions and after each failure.
+
+        `saved` is what the consumer group has of it. Raises ActionError or BrokerError when that cannot be said now.
+        """
+        return {partition: each.position if each else BEGINNING for partition, each in saved.items()}
+
+    @abstractmethod
+    def write(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
+        """Carries out one batch for each of several partitions; an outcome for each.
+
+        Raises ActionError or BrokerError when none can be said to have moved: the partitions are resumed then.
+        """
+
+    def mark(self, partition: int) -> Mark | None:
+        """What to keep with the partition's position for the next `resume`."""
+        return None
+
+    @abstractmethod
+    def close(self) -> None: ...

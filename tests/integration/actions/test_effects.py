@@ -1,0 +1,181 @@
+"""Every kind of sink against the real thing: the worker is killed with -9 while the log grows, again and again."""
+
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import psycopg
+import pytest
+
+from app.sources import ClientName
+from tests.integration.actions.conftest import Receiver, Topics
+from tests.integration.conftest import ROOT, wait_until
+from tests.unit.actions.decision_log import Row, Written, draw_row, effects_of
+
+OFF = {"holds": {"topic": "off"}, "cases": {"url": "off"}, "held": {"dsn": "off"}, "held-here": {"dsn": "off"}}
+FRAMES = 400
+
+Found = list[tuple[str, str, float]]
+"""What became of each hold: idempotency key, payment, risk."""
+
+
+def decision_log(seed: int) -> list[Written]:
+    """Frames of two partitions as two writers leave them that take each other for dead: one decides again, and
+    otherwise, what the other has decided."""
+    rng = random.Random(seed)
+    frames: list[Written] = []
+    ends = [0, 0]
+    for _ in range(FRAMES):
+        partition = rng.randrange(2)
+        first = max(0, ends[partition] - rng.choice([0, 0, 0, 2, 15]))
+        last = first + rng.randrange(8)
+        frames.append(Written(partition, tuple(draw_row(rng, offset) for offset in range(first, last + 1))))
+        ends[partition] = max(ends[partition], last + 1)
+    return frames
+
+
+@contextmanager
+def worker(topics: Topics, sinks: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters]
+    arguments = {"kafka": kafka, "sinks": OFF | sinks, "partitions": [0, 1]}
+    command = [sys.executable, "-m", "tests.integration.actions.worker", json.dumps(arguments)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+COUNTED = """CREATE TABLE held (payment text, risk double precision, idempotency_key text PRIMARY KEY,
+             writes integer NOT NULL DEFAULT 1)"""
+COUNT_IN_POSTGRES = """
+    CREATE FUNCTION again() RETURNS trigger AS 'BEGIN new.writes = old.writes + 1; RETURN new; END' LANGUAGE plpgsql;
+    CREATE TRIGGER again BEFORE UPDATE ON held FOR EACH ROW EXECUTE FUNCTION again()"""
+COUNT_IN_SQLITE = """CREATE TRIGGER again AFTER UPDATE OF payment ON held BEGIN
+    UPDATE held SET writes = writes + 1 WHERE idempotency_key = new.idempotency_key; END"""
+WRITTEN_ONCE = "SELECT idempotency_key, payment, risk FROM held WHERE writes = 1"
+CUT_NOW_AND_THEN = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'headrace' AND random() < 0.02"""
+
+
+@pytest.fixture
+def in_postgres(postgres: str) -> Iterator[psycopg.Connection[Any]]:
+    """A table that counts how often each row was written."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(COUNTED.encode())
+        connection.execute(COUNT_IN_POSTGRES.encode())
+        yield connection
+
+
+@pytest.fixture
+def in_sqlite(here: str) -> Iterator[sqlite3.Connection]:
+    """A table that counts how often each row was written."""
+    connection = sqlite3.connect(here.removeprefix("sqlite:///"), isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(COUNTED)
+    connection.execute(COUNT_IN_SQLITE)
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize("client", get_args(ClientName))
+def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_are_cut(
+    make_topics: Callable[[ClientName], Topics],
+    client: ClientName,
+    receiver: Receiver,
+    postgres: str,
+    here: str,
+    in_postgres: psycopg.Connection[Any],
+    in_sqlite: sqlite3.Connection,
+) -> None:
+    topics, frames = make_topics(client), decision_log(seed=3)
+    effects = effects_of(frames)
+    holds = sorted((key, row.payment, row.risk) for rows in effects.holds.values() for key, row in rows)
+    sinks = {
+        "holds": {"topic": topics.holds},
+        "cases": {"url": receiver.url},
+        "held": {"dsn": postgres},
+        "held-here": {"dsn": here, "table": "held"},
+    }
+
+    def rows_in_postgres() -> int:
+        in_postgres.execute(CUT_NOW_AND_THEN)
+        return len(in_postgres.execute(WRITTEN_ONCE).fetchall())
+
+    def done() -> bool:
+        found = [rows_in_postgres(), len(in_sqlite.execute(WRITTEN_ONCE).fetchall()), len(receiver.kept)]
+        letters = sum(map(len, effects.rejects.values()))
+        return found == [len(holds)] * 3 and topics.count(topics.holds, topics.letters) == len(holds) + letters
+
+    growing = threading.Thread(target=topics.append, args=[frames])
+    growing.start()
+    for reached in (
+        lambda: topics.count(topics.holds) >= 0.1 * len(holds),
+        lambda: topics.count(topics.letters) >= 0.3 * sum(map(len, effects.rejects.values())),
+        lambda: rows_in_postgres() >= 0.5 * len(holds),
+        lambda: len(receiver.kept) >= 0.7 * len(holds),
+    ):
+        with worker(topics, sinks) as process:
+            wait_until(reached, "a share of the effects")
+            process.kill()
+    growing.join()
+    with worker(topics, sinks) as process:
+        wait_until(done, "all effects")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert sorted(in_postgres.execute(WRITTEN_ONCE).fetchall()) == holds
+    assert sorted(in_sqlite.execute(WRITTEN_ONCE).fetchall()) == holds
+    assert published(topics) == holds
+    assert posted(receiver) == holds
+    assert receiver.requests < 2 * len(holds)
+    assert rejected(topics) == sorted(
+        (key, f"broken {row.risk}") for rows in effects.rejects.values() for key, row in rows
+    )
+
+
+def published(topics: Topics) -> Found:
+    """Every record of the topic; fails when those of a partition are out of order."""
+    records = [
+        ((headers["idempotency-key"] or b"").decode(), json.loads(value or b""))
+        for headers, value in topics.read(topics.holds)
+    ]
+    for partition in (0, 1):
+        offsets = [int(key.split("/")[2]) for key, _ in records if key.startswith(f"fraud/{partition}/")]
+        assert offsets == sorted(offsets)
+    return sorted((key, value["payment"], value["risk"]) for key, value in records)
+
+
+def posted(receiver: Receiver) -> Found:
+    """The first request of each key."""
+    return sorted((key, body["payment"], body["risk"]) for key, body in receiver.kept.items())
+
+
+def rejected(topics: Topics) -> list[tuple[str, str]]:
+    """Key and reason of every dead letter."""
+    return sorted(
+        ((headers["idempotency-key"] or b"").decode(), (headers["reason"] or b"").decode())
+        for headers, _ in topics.read(topics.letters)
+    )
+
+
+def test_a_webhook_that_is_down_holds_up_itself_alone_and_misses_nothing(
+    make_topics: Callable[[ClientName], Topics], receiver: Receiver
+) -> None:
+    topics = make_topics("confluent-kafka")
+    receiver.stop()
+    topics.append([Written(0, tuple(Row(offset, "decided", 0.5, ("Hold",)) for offset in range(20)))])
+    with worker(topics, {"cases": {"url": receiver.url}, "holds": {"topic": topics.holds}}) as process:
+        wait_until(lambda: topics.count(topics.holds) == 20, "the other sink's effects")
+        receiver.start()
+        wait_until(lambda: len(receiver.kept) == 20, "the webhook's backlog")
+        process.terminate()
+        assert process.wait(20) == 0
+    assert list(receiver.kept) == [f"fraud/0/{offset}/0" for offset in range(20)]
+    assert receiver.requests == 20

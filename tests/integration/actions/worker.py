@@ -1,0 +1,57 @@
+"""An action worker as a process of its own, to be killed: every sink of the test pipeline that is not off."""
+
+import json
+import signal
+import sys
+import threading
+from functools import partial
+from typing import Any
+
+from app.actions.build import Kafka, build_sinks
+from app.actions.loop import SinkLoop
+from app.actions.post import Post
+from app.actions.publish import Publish
+from app.actions.upsert import Upsert
+from app.event import Event
+from app.pipeline import Pipeline
+from app.sources import KafkaSettings, open_consumer, open_producer
+from tests.unit.actions.decision_log import PIPELINE, Hold
+
+
+class Payment(Event, frozen=True):
+    card: str
+
+
+PUBLISHED = Pipeline(
+    source=Payment, actions={Hold: [Publish("holds"), Post("cases"), Upsert("held"), Upsert("held-here")]}
+)
+
+
+def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str) -> Kafka:
+    settings = KafkaSettings.model_validate({"bootstrap": bootstrap, "client": client})
+    return Kafka(
+        decisions, dead_letters, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
+    )
+
+
+def run(loop: SinkLoop[Any], over: threading.Event) -> None:
+    while not over.is_set():
+        loop.step(100)
+    loop.close()
+
+
+def main(arguments: dict[str, Any]) -> None:
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    connect = kafka(*arguments["kafka"])
+    loops = [sink.open(connect) for sink in build_sinks(PIPELINE, PUBLISHED, arguments["sinks"])]
+    threads = [threading.Thread(target=run, args=[loop, over]) for loop in loops]
+    for loop, thread in zip(loops, threads, strict=True):
+        loop.assign(arguments["partitions"])
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

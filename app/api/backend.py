@@ -1,0 +1,100 @@
+"""What the routes answer from: the pipeline, its status, its decision log, its source topic."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from app.api.decision import Sinks
+from app.api.intake import Intake
+from app.api.lane import SourceWriter, SynchronousLane
+from app.api.recent import RecentDecisions
+from app.api.search import Found, search_log
+from app.api.status import StatusCache, StatusDocument
+from app.api.tail import DecisionTail
+from app.config import PipelineArgs
+from app.errors import BrokerError
+from app.pipeline import Pipeline
+from app.sources import Consumer, KafkaSettings, Producer, open_admin, open_consumer, open_producer
+
+logger = logging.getLogger("ray.serve")
+
+SEARCHES = 2
+"""How many requests at once may look through the whole log; the next ones wait."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life."""
+
+    name: str
+    pipeline: Pipeline[Any]
+    status: StatusCache
+    recent: RecentDecisions
+    tail: DecisionTail
+    intake: Intake
+    lane: SynchronousLane
+    search: Callable[[str], Found]
+    searching: asyncio.Semaphore
+
+    async def find(self, event_id: str) -> Found:
+        """The newest decision on an event, from memory or else from the log. Raises BrokerError."""
+        row = await asyncio.to_thread(self.recent.find, event_id)
+        if row is not None:
+            return Found(row, everywhere=False)
+        async with self.searching:
+            return await asyncio.to_thread(self.search, event_id)
+
+    async def sinks(self) -> Sinks:
+        """Where the sinks stand; unknown while the coordinator does not answer."""
+        return Sinks(self.pipeline.actions, await self.status.get_if_available())
+
+    def start(self) -> None:
+        self.tail.start()
+
+    async def stop(self) -> None:
+        await asyncio.to_thread(self.tail.stop)
+        try:
+            await asyncio.to_thread(self.lane.close)
+        except BrokerError as error:
+            logger.warning("%s", error)
+
+
+def connect(
+    args: PipelineArgs, pipeline: Pipeline[Any], fetch_status: Callable[[], Awaitable[StatusDocument]]
+) -> Backend:
+    """Wires a backend to Kafka. Nothing is connected yet: an API without Kafka is up, and says what is wrong."""
+    topics, recent = args.topics, RecentDecisions()
+
+    def open_reader() -> Consumer:
+        return open_consumer(args.kafka, buffer_bytes=8 << 20)
+
+    def search(event_id: str) -> Found:
+        consumer = open_reader()
+        try:
+            return search_log(consumer, topics.decisions, event_id)
+        finally:
+            consumer.close()
+
+    writer = SourceWriter(lambda: _open_source(args.kafka, topics.source), topics.source)
+    return Backend(
+        name=args.name,
+        pipeline=pipeline,
+        status=StatusCache(fetch_status),
+        recent=recent,
+        tail=DecisionTail(open_reader, topics.decisions, recent),
+        intake=Intake(pipeline, args.max_ahead_ms),
+        lane=SynchronousLane(writer, recent),
+        search=search,
+        searching=asyncio.Semaphore(SEARCHES),
+    )
+
+
+def _open_source(kafka: KafkaSettings, topic: str) -> tuple[Producer, int]:
+    admin = open_admin(kafka)
+    partitions = admin.topics().get(topic)
+    admin.close()
+    if partitions is None:
+        raise BrokerError(f"Kafka at {kafka.bootstrap} has no topic {topic!r}; create it, or correct its name")
+    return open_producer(kafka, linger_ms=1), partitions

@@ -1,0 +1,107 @@
+"""The live page in a browser: a server over logs in memory, and a Chromium that tells where it goes."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api.http import create_api
+from tests.integration.conftest import free_port
+from tests.support.memory import MemoryBroker
+from tests.unit.api.stand_in import Coordinator, DecidedProducer, Stream, make_backend
+
+INSTALL_BROWSER = Path(__file__).parents[3] / "scripts" / "install-browser"
+
+
+class Site:
+    """The API of the stand-in pipeline under /fraud, which can go away and come back."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}/fraud/"
+        self.coordinator = Coordinator()
+        self.stream = Stream(MemoryBroker())
+        self.producer = DecidedProducer(self.stream)
+
+    def start(self) -> None:
+        backend = make_backend(self.stream.broker, self.producer, self.coordinator)
+        api = under("/fraud", create_api(backend))
+        config = uvicorn.Config(api, host="127.0.0.1", port=self.port, log_level="warning")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        wait_until(lambda: self._server.started)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+def under(prefix: str, api: ASGIApp) -> ASGIApp:
+    """As Serve does it: the path stays whole, and the prefix is the root path."""
+
+    async def prefixed(scope: Scope, receive: Receive, send: Send) -> None:
+        await api(scope if scope["type"] == "lifespan" else {**scope, "root_path": prefix}, receive, send)
+
+    return prefixed
+
+
+def wait_until(holds: Callable[[], object], deadline_s: float = 20) -> None:
+    end = time.monotonic() + deadline_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline_s:g} s")
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    site.start()
+    yield site
+    site.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium, installed where it is missing and may be installed."""
+    found = subprocess.run([INSTALL_BROWSER], capture_output=True, text=True, timeout=280, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Whatever is not on loopback goes to a proxy that does not exist."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-background-networking"],
+            proxy={"server": "http://127.0.0.1:9", "bypass": "127.0.0.1"},
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def requested() -> list[str]:
+    """The addresses that the page has asked for."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, requested: list[str]) -> Iterator[Page]:
+    """A page whose scripts must not fail."""
+    errors: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert errors == []

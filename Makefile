@@ -1,0 +1,44 @@
+# Plain `make` lists what there is. Every target makes the virtual environment first, and again when
+# requirements.txt has changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+INSTALLED := $(VENV)/installed
+RUN := $(VENV)/bin/python
+
+.PHONY: help run test check lint bench clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+run: $(INSTALLED) ## the fraud pipeline on this machine, with simulated traffic (DURATION=30 RATE=500 ends by itself)
+	@$(RUN) -m app run $(if $(DURATION),--duration $(DURATION)) $(if $(RATE),--rate $(RATE))
+
+test: lint ## all tests, in less than 10 minutes
+	@scripts/install-browser
+	@$(RUN) -m pytest tests
+
+check: lint ## what is quick: lint, types, and the tests without Ray or a broker
+	@$(RUN) -m pytest tests/unit
+
+lint: $(INSTALLED)
+	@$(VENV)/bin/ruff check --quiet
+	@$(VENV)/bin/ruff format --check --quiet
+	@$(VENV)/bin/mypy --no-error-summary
+
+bench: $(INSTALLED) ## throughput and latency beside a hand-written loop; writes the README's table
+	@$(RUN) -m benchmarks
+
+clean: ## forget what `make run` has kept: the broker's log, checkpoints, the database
+	@rm -rf .headrace
+
+$(INSTALLED): SHELL := bash -o pipefail
+$(INSTALLED): requirements.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo 'Python 3.11 is needed; install it, or name it: make PYTHON=/path/to/python3.11'; exit 1; }
+	@echo 'Installing requirements.txt into $(VENV); the first time takes some minutes. A dot is a package:'
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --disable-pip-version-check --requirement requirements.txt \
+	  | awk '/^(Collecting|Requirement)/ { printf "."; fflush() } END { print "" }'
+	@touch $@

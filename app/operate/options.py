@@ -1,0 +1,51 @@
+"""Command line options that several commands share."""
+
+import argparse
+import os
+from pathlib import Path
+
+from app.config import PipelineArgs
+from app.operate.config_file import read_args
+
+MAX = "max"
+
+
+def add_kafka_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which Kafka: that of the pipeline's config, or another one."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the Serve config (default: config/PIPELINE.yaml)")
+    parser.add_argument(
+        "--bootstrap",
+        default=os.environ.get("KAFKA_BOOTSTRAP"),
+        metavar="HOST:PORT",
+        help="the Kafka brokers (default: $KAFKA_BOOTSTRAP, else what the config says)",
+    )
+
+
+def add_rate_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rate", type=parse_rate, default=None, metavar="R", help="events/s, or max (default)")
+
+
+def parse_rate(text: str) -> float | None:
+    """Events per second; None for "max"."""
+    if text == MAX:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; write events per second, like 500, or {MAX}")
+    return rate
+
+
+def parse_count(text: str) -> int:
+    """A whole number, at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of events; write a whole one, like 1000")
+    return int(text)
+
+
+def pipeline_args(options: argparse.Namespace) -> PipelineArgs:
+    """The validated `args` of the pipeline that the options name, with the Kafka that they name."""
+    file = options.config or Path("config", f"{options.pipeline}.yaml")
+    return read_args(file, options.pipeline, options.bootstrap)

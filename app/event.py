@@ -25,6 +25,8 @@ Timestamp = int | Annotated[datetime, msgspec.Meta(tz=True)]
 
 COLUMN_TYPES: dict[type, type] = {int: np.int64, float: np.float64, bool: np.bool_}
 FEW = 32
+"""Records that are decoded one by one where they are no events together: 4,096 broken ones take 9 ms; halved down to
+single ones, 130."""
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 

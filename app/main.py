@@ -11,6 +11,9 @@ from app.runtime.coordinator import Coordinator
 from app.runtime.stream_worker import StreamWorker
 from app.sources import open_admin
 
+LOG_CONFIG = {"max.message.bytes": str(16 << 20)}
+"""A frame of 4,096 rows with wide events is above Kafka's default of 1 MB."""
+
 
 def build(args: dict[str, Any]) -> Application:
     """Every moving part of one pipeline as deployments of one application.
@@ -36,6 +39,6 @@ def create_topics(settings: PipelineArgs) -> None:
     admin = open_admin(settings.kafka)
     try:
         partitions = admin.ensure_topics({topics.source: topics.partitions})[topics.source]
-        admin.ensure_topics({topics.decisions: partitions, topics.dead_letters: partitions})
+        admin.ensure_topics({topics.decisions: partitions, topics.dead_letters: partitions}, LOG_CONFIG)
     finally:
         admin.close()

@@ -1,5 +1,8 @@
 """How this package's compiled code is compiled: by numba, without the GIL, once for all processes.
 
+Kernels make no arrays. So numba need not count references to those they are given (`_nrt=False`), which took a third
+of an update's time: 317 ns with, 200 ns without.
+
 numba's cache notices a change of the file that a kernel stands in, not of the files it calls into. So kernels carry
 in their names a hash of everything that is compiled here, and what an older version left is not found.
 """
@@ -15,7 +18,7 @@ from numba import njit
 F = TypeVar("F", bound=Callable[..., Any])
 Array = npt.NDArray[Any]
 
-SOURCES = ("compiled", "memory", "blocks", "keytable", "sums", "entries", "kernels")
+SOURCES = ("compiled", "prefetch", "memory", "blocks", "keytable", "sums", "entries", "kernels")
 
 
 def _version() -> str:
@@ -29,9 +32,9 @@ VERSION = _version()
 def kernel(function: F) -> F:
     """Called from Python: compiled at its first call, then loaded from __pycache__ by every process."""
     function.__qualname__ += f"_{VERSION}"
-    return njit(nogil=True, cache=True, error_model="numpy")(function)  # type: ignore[no-any-return]
+    return njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)  # type: ignore[no-any-return]
 
 
 def part(function: F) -> F:
     """Called from kernels only, and made part of them."""
-    return njit(nogil=True, error_model="numpy", forceinline=True)(function)  # type: ignore[no-any-return]
+    return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ from app.event import Columns, field_types
 from app.features import kernels, keytable
 from app.features.declaration import Features
 from app.features.memory import FOREVER, NONE, Plan
+from app.features.sums import STATISTICS
 
 KINDS = {
     "count": kernels.COUNT,
@@ -92,6 +93,8 @@ class Layout:
             ),
             distinct=np.array(self._distinct_places(), np.int64),
             distinct_windows=np.array([longest(name, ["distinct"]) for name in self.distinct], np.int64),
+            firsts=np.empty(len(windows), np.int64),
+            sums=np.empty((len(self.summed), len(windows), STATISTICS)),
             outputs=np.array(outputs, np.int64),
             horizon_ms=windows[-1] if windows else (0 if needs_previous else -FOREVER),
             ttl_ms=FOREVER if features.ttl_ms is None else features.ttl_ms,

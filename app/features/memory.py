@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     """What is computed. Entries have a time, then `len(reach)` summed fields, latest fields, distinct pairs.
 
     `outputs` is (n, 3): kind, column of the entry, window (NONE: the key's life). `windows` increases; `reach`
-    says how many of them each summed field needs.
+    says how many of them each summed field needs. `firsts` and `sums` are room to work in.
     """
 
     windows: Array
@@ -46,6 +46,8 @@ class Plan(NamedTuple):
     distinct: Array
     distinct_windows: Array
     outputs: Array
+    firsts: Array
+    sums: Array
     horizon_ms: int
     ttl_ms: int
     needs_previous: bool

@@ -58,8 +58,10 @@ class Store:
     def find_slots(self, names: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Each name's slot; names that are new become keys."""
         slots = np.empty(len(starts) - 1, np.int64)
+        codes = np.empty(len(starts) - 1, np.int64)
+        keytable.hash_strings(names, starts, codes)
         done = 0
-        while (done := keytable.find_slots(self.memory, names, starts, slots, done)) < len(slots):
+        while (done := keytable.find_slots(self.memory, names, starts, codes, slots, done)) < len(slots):
             if self.table["unused"][0] == NONE:
                 self.add_slots(1)
             else:

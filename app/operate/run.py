@@ -146,7 +146,7 @@ def who_is_behind(status: Mapping[str, Any], ends: Mapping[int, int]) -> list[st
     workers = [
         f"{row['worker']} is at offset {row['offset']} of {ends[row['partition']]} in partition {row['partition']}"
         for row in status["partitions"]
-        if row["offset"] < ends[row["partition"]]
+        if (row["offset"] or 0) < ends[row["partition"]]
     ]
     sinks = [
         f"the sink {row['sink']} is behind in partition {row['partition']}"

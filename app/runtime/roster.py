@@ -115,17 +115,17 @@ class Roster:
         """One document for the page, the command line and the metrics."""
         self._forget_silent(now_ms)
         partitions = self._rows("stream", now_ms)
-        owned = {row["partition"] for row in partitions}
+        unowned = set(map(int, self._units["stream"])) - {row["partition"] for row in partitions}
         sinks = self._rows("action", now_ms)
         carried = {f"{row['sink']}/{row['partition']}" for row in sinks}
         return {
             "pipeline": self._pipeline,
             "time_ms": now_ms,
             "ready": bool(self._units["stream"])
-            and owned == set(map(int, self._units["stream"]))
+            and not unowned
             and bool(self._workers("action"))
             and carried == set(self._units["action"]),
-            "partitions": partitions,
+            "partitions": sorted([*partitions, *map(_unowned, unowned)], key=lambda row: row["partition"]),
             "workers": [_worker(member, now_ms) for _, member in sorted(self._members.items())],
             "throughput": {
                 "events_per_s": self._rate("events", now_ms),
@@ -183,6 +183,11 @@ class Roster:
         if kind == "stream":
             rows = [{**row, "events_per_s": self._rate(f"partition/{row['partition']}", now_ms)} for row in rows]
         return sorted(rows, key=lambda row: (row.get("sink", ""), row["partition"]))
+
+
+def _unowned(partition: int) -> dict[str, Any]:
+    numbers = ("offset", "end_offset", "lag", "watermark_ms", "keys", "state_bytes", "events_per_s")
+    return {"partition": partition, "worker": None, **dict.fromkeys(numbers)}
 
 
 def _worker(member: Member, now_ms: int) -> dict[str, Any]:

@@ -91,8 +91,9 @@ class Consumer(Protocol):
         """Returns what has been fetched, at most max_records, or waits up to timeout_ms for the first, then [].
 
         Fetching goes on in the background, within the buffer. A broker that is away, or a topic that is deleted,
-        raises nothing; last_error tells. Raises BrokerError when a position is not in the log (no policy ever moves it) or may not be
-        read, at every call until that partition is assigned no more; what was fetched before is returned first.
+        raises nothing; last_error tells. Raises BrokerError when a position is not in the log (no policy ever
+        moves it) or may not be read, at every call until that partition is assigned no more; what was fetched
+        before is returned first.
         """
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:

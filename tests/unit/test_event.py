@@ -190,6 +190,13 @@ def test_a_time_far_in_the_future_is_rejected_and_one_just_within_is_not() -> No
     assert "lies 92" in reason(altered(time=2**63 - 1))
 
 
+def test_a_time_is_held_against_its_own_record_s_append_time() -> None:
+    decoder = EventDecoder(Payment, max_ahead_ms=AHEAD_MS)
+    values = [b"broken", *(json.dumps(altered(time=APPEND_MS + ahead)).encode() for ahead in (0, 2 * AHEAD_MS))]
+    appended = np.array([0, APPEND_MS - AHEAD_MS - 1, APPEND_MS + AHEAD_MS])
+    assert decoder.decode(values, [None] * 3, appended).rows.tolist() == [2]
+
+
 def test_a_time_in_the_deepest_past_is_not_taken_for_the_future() -> None:
     assert decode(altered(time=-(2**63))).columns["time"].tolist() == [-(2**63)]
 

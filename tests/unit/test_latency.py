@@ -177,11 +177,7 @@ def test_an_alert_reads_as_a_sentence():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(100, 9000), st.sampled_from([10.0, 80.0]), st.integers(0, 150)), max_size=40
-    )
-)
+@given(st.lists(st.tuples(st.integers(100, 9000), st.sampled_from([10.0, 80.0]), st.integers(0, 150)), max_size=40))
 def test_the_board_alerts_exactly_when_a_brute_force_reading_of_the_last_minute_does(steps):
     board, seen, now_ms, alerting = LatencyBoard({"scored": 50}), [], 60_000, False
     for pause_ms, value_ms, rows in steps:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -58,9 +59,6 @@ class Run:
             assert time.monotonic() < deadline_s, self.output()
             time.sleep(0.05)
 
-    def family(self) -> list[psutil.Process]:
-        return [self.process, *self.process.children(recursive=True)]
-
     def wait(self) -> int:
         return int(self.process.wait(PATIENCE_S))
 
@@ -69,6 +67,16 @@ class Run:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             return int(probe.getsockname()[1])
+
+
+def strays(folder: Path) -> list[str]:
+    """The processes that work in the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        with suppress(psutil.Error):
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(" ".join(process.info["cmdline"]))
+    return found
 
 
 def ignore_interrupts() -> None:
@@ -81,8 +89,9 @@ def runs() -> Iterator[list[Run]]:
     started: list[Run] = []
     yield started
     for run in started:
-        for process in run.family() if run.process.is_running() else []:
-            process.kill()
+        if run.process.is_running():
+            for process in [run.process, *run.process.children(recursive=True)]:
+                process.kill()
 
 
 def start(runs: list[Run], folder: Path, behaviour: str, *arguments: str) -> Run:
@@ -94,6 +103,7 @@ def start(runs: list[Run], folder: Path, behaviour: str, *arguments: str) -> Run
 def test_a_run_of_some_seconds_ends_by_itself_and_its_last_line_is_json(runs: list[Run], tmp_path: Path) -> None:
     run = start(runs, tmp_path, "well", "--duration", "2", "--rate", "300")
     assert run.wait() == 0, run.output()
+    assert strays(tmp_path) == []
     summary = json.loads(run.output().splitlines()[-1])
     assert summary == {
         "events": 600,
@@ -115,20 +125,21 @@ def test_a_second_run_goes_on_with_new_events(runs: list[Run], tmp_path: Path) -
     assert b'"id":"sim-1-5"' in stored
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("behaviour", ["well", "stubborn"])
+@pytest.mark.parametrize(
+    ("number", "behaviour"),
+    [(signal.SIGINT, "well"), (signal.SIGTERM, "well"), (signal.SIGHUP, "well"), (signal.SIGTERM, "stubborn")],
+)
 def test_a_signal_ends_everything_in_15_s(
     runs: list[Run], tmp_path: Path, number: signal.Signals, behaviour: str
 ) -> None:
     run = start(runs, tmp_path, behaviour)
     run.wait_for("events/s in")
-    family = run.family()
-    assert len(family) >= 5, "the run itself, broker, application and a process of that, simulator"
+    assert len(strays(tmp_path)) == 5, "the run itself, broker, application and a process of that, simulator"
     begun_s = time.monotonic()
     run.process.send_signal(number)
     assert run.wait() == 0, run.output()
     assert time.monotonic() - begun_s < ENDING_S
-    assert not any(process.is_running() for process in family)
+    assert strays(tmp_path) == []
     assert run.output().endswith("Ended. The next run goes on from here.\n")
     if behaviour == "well":
         assert (tmp_path / ".headrace" / "application.log").read_text().endswith("drained\n")
@@ -139,15 +150,14 @@ def test_a_signal_while_it_starts_ends_everything(runs: list[Run], tmp_path: Pat
     run.wait_for("Starting the broker")
     run.process.send_signal(signal.SIGINT)
     assert run.wait() == 130, run.output()
+    assert strays(tmp_path) == []
 
 
 def test_an_application_that_cannot_start_ends_the_run_with_its_reason(runs: list[Run], tmp_path: Path) -> None:
     run = start(runs, tmp_path, "deploy failed")
-    run.wait_for("Starting the application")
-    family = run.family()
     assert run.wait() == 1
     assert "the application cannot start; Serve says:\nConfigError: args.topics.source is missing" in run.output()
-    assert not any(process.is_running() for process in family)
+    assert strays(tmp_path) == []
 
 
 def test_a_part_that_ends_by_itself_ends_the_run_with_its_last_words(runs: list[Run], tmp_path: Path) -> None:
@@ -160,7 +170,7 @@ def test_a_part_that_ends_by_itself_ends_the_run_with_its_last_words(runs: list[
 def test_a_broker_that_dies_ends_the_run(runs: list[Run], tmp_path: Path) -> None:
     run = start(runs, tmp_path, "well")
     run.wait_for("events/s in")
-    broker = next(each for each in run.family() if "broker" in each.cmdline())
+    broker = next(each for each in run.process.children() if "broker" in each.cmdline())
     broker.kill()
     assert run.wait() == 1
     assert "the broker ended with status -9" in run.output()

@@ -32,6 +32,7 @@ class MemoryKafka:
     operations_left: int | None = None
     away: bool = False
     refuse_appends: int = 0
+    producers: list["MemoryProducer"] = field(default_factory=list)
 
     def create(self, topic: str, partitions: int) -> None:
         for partition in range(partitions):
@@ -119,6 +120,7 @@ class MemoryProducer:
     def __init__(self, kafka: MemoryKafka) -> None:
         self.kafka = kafka
         self.pending: list[tuple[str, int, Stored, OnDelivery | None]] = []
+        kafka.producers.append(self)
 
     @property
     def last_error(self) -> BrokerError | None:

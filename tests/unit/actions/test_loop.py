@@ -131,7 +131,11 @@ def test_a_frame_without_actions_is_passed_unopened(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_step_reports_events_actions_and_their_latency_once() -> None:
-    kafka, writer, clock = kafka_with([quiet(0, 3), holds(4, 5), holds(2, 6)]), ListWriter(), HandClock(2.0)
+    kafka, writer, clock = (
+        kafka_with([quiet(0, 3), holds(4, 5), holds(2, 6), quiet(5, 8)]),
+        ListWriter(),
+        HandClock(2.0),
+    )
     loop = open_loop(kafka, writer, clock)
     loop.assign([0])
     writer.failing = {0}
@@ -139,9 +143,9 @@ def test_a_step_reports_events_actions_and_their_latency_once() -> None:
     writer.failing = set()
     clock.now_s = 3.0
     done = loop.step(0)
-    assert (done.events, done.actions, done.dead_letters) == (7, 3, 0)
-    np.testing.assert_array_equal(done.append_to_acted_ms, [2_000.0] * 3)
-    np.testing.assert_array_equal(done.logged_to_acted_ms, [1_500.0] * 7)
+    assert (done.events, done.actions, done.dead_letters) == (9, 3, 0)
+    np.testing.assert_array_equal(done.append_to_acted_ms, [2_000.0] * 5)
+    np.testing.assert_array_equal(done.logged_to_acted_ms, [1_500.0] * 9)
     assert loop.step(0).events == 0
 
 

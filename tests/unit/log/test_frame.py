@@ -251,7 +251,7 @@ def test_offsets_that_are_in_no_frame_are_an_error_that_names_them() -> None:
 
 def test_a_writer_thought_dead_does_not_move_the_cursor_back() -> None:
     cursor = Cursor(9)
-    zombie = frame(3, 9, [3, 9]).header
+    zombie = frame(3, 7, [3, 7]).header
     assert not cursor.admit(zombie)
     cursor.advance(zombie)
     assert cursor.applied == 9

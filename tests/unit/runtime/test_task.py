@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def outcomes(frames: Sequence[Frame]) -> dict[int, Any]:
 def admitted(task: Task[Payment], stored: Sequence[Stored], cuts: Sequence[int] = ()) -> list[Frame]:
     frames = []
     edges = sorted({0, len(stored), *cuts})
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         part = task.admit(poll(stored[start:end]))
         if part is not None:
             frames.append(decided(part))
@@ -131,7 +132,7 @@ def logs(draw: st.DrawFn) -> list[Stored]:
 
 
 def expected(stored: Sequence[Stored]) -> dict[int, tuple[Any, ...]]:
-    """By definition: payments, spent, amount before and holds of what is decided; words of the reason for the others."""
+    """Payments, spent, amount before and holds of what is decided; of the others words of the reason."""
     found: dict[int, tuple[Any, ...]] = {}
     seen: list[dict[str, Any]] = []
     highest = 0

@@ -55,6 +55,8 @@ class ConfluentAdmin:
         return {name: len(topic.partitions) for name, topic in self._describe().items()}
 
     def delete_topics(self, names: Collection[str]) -> None:
+        if not names:
+            return
         self._finish(self._client.delete_topics(list(names)), harmless=ck.KafkaError.UNKNOWN_TOPIC_OR_PART)
         wait_until(
             lambda: not self.topics().keys() & set(names),

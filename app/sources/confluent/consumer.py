@@ -135,9 +135,11 @@ class ConfluentConsumer:
     def offsets_for_time(self, partitions: Collection[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
         found = self._list_offsets(partitions, time_ms)
         none_later = [place for place, offset in found.items() if offset < 0]
-        return found | self.end_offsets(none_later) if none_later else found
+        return found | self.end_offsets(none_later)
 
     def _list_offsets(self, partitions: Collection[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
+        if not partitions:
+            return {}
         with self._link.request():
             found = self._client.offsets_for_times(
                 [ck.TopicPartition(*place, time_ms) for place in partitions], timeout=REQUEST_TIMEOUT_S
@@ -147,6 +149,8 @@ class ConfluentConsumer:
 
     def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], *, wait: bool = True) -> None:
         require_group(self._group)
+        if not offsets:
+            return
         wanted = [ck.TopicPartition(*place, *stored) for place, stored in offsets.items()]
         if wait:
             with self._link.request():

@@ -82,7 +82,8 @@ class Link:
 
     def note(self, error: Any) -> None:
         """The error callback. Logs once an outage."""
-        latest = unreachable(self.bootstrap, error.str())
+        describe = unreachable if error.code() in PASSING else refused
+        latest = describe(self.bootstrap, error.str())
         if self.last_error is None:
             log.warning("%s", latest)
         self.last_error = latest

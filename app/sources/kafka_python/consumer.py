@@ -107,7 +107,7 @@ class KafkaPythonConsumer:
             found = self._client.offsets_for_times(times, timeout_ms=REQUEST_TIMEOUT_MS)
         later = {TopicPartition(*place): at.offset for place, at in found.items() if at is not None}
         none_later = [place for place in partitions if place not in later]
-        return later | self.end_offsets(none_later) if none_later else later
+        return later | self.end_offsets(none_later)
 
     def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], *, wait: bool = True) -> None:
         require_group(self._group)

@@ -99,8 +99,3 @@ def test_a_topic_that_may_not_be_made_is_refused(
     config.write_text(Path(CONFIG).read_text().replace("partitions: 4", "create: false"))
     assert main(["simulate", "--topic", topic, "--events", "1", "--config", str(config), "--bootstrap", bootstrap]) == 1
     assert f"has no topic '{topic}'" in capsys.readouterr().err
-
-
-def test_a_broker_that_is_away_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["decisions", "--config", CONFIG, "--bootstrap", "127.0.0.1:1"]) == 1
-    assert "127.0.0.1:1" in capsys.readouterr().err

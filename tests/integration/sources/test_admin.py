@@ -42,6 +42,8 @@ def test_deleted_topics_are_gone_on_return_and_missing_ones_no_error(admin: Admi
     admin.delete_topics([topic, f"{topic}-missing"])
     assert topic not in admin.topics()
     assert f"{topic}-kept" in admin.topics()
+    admin.delete_topics([])
+    assert admin.ensure_topics({}) == {}
 
 
 @pytest.mark.parametrize(

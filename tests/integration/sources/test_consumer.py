@@ -141,6 +141,20 @@ def test_offsets_of_a_log(consumer: Consumer, producer: Producer, places: Places
     assert consumer.partitions(places[0].topic) == [0, 1, 2]
 
 
+def test_who_asks_for_no_partition_gets_none(consumer: Consumer) -> None:
+    consumer.assign({})
+    consumer.pause([])
+    consumer.resume([])
+    consumer.commit({})
+    consumer.commit({}, wait=False)
+    assert consumer.beginning_offsets([]) == {}
+    assert consumer.end_offsets([]) == {}
+    assert consumer.offsets_for_time([], 0) == {}
+    assert consumer.committed([]) == {}
+    assert consumer.poll(10, 10) == []
+    assert consumer.last_error is None
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_committed_offsets_come_back_with_their_text(consumer: Consumer, places: Places, wait: bool) -> None:
     assert consumer.committed(places) == dict.fromkeys(places)

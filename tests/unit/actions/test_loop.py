@@ -83,17 +83,20 @@ def keys(*offsets: int, partition: int = 0) -> list[str]:
 
 def test_a_partition_that_is_taken_away_is_committed_and_read_no_more() -> None:
     kafka, writer = kafka_with([holds(0, 1), holds(0, 1, partition=1)]), ListWriter()
-    loop = open_loop(kafka, writer)
+    loop = open_loop(kafka, writer, HandClock(100.0))
     loop.assign([0, 1])
     catch_up(kafka, loop)
-    loop.assign([1])
     append(kafka, holds(2, 2))
+    loop.step(0)
+    assert committed(kafka, "fraud.list", 0) == 1  # the next commit is not due yet
+    loop.assign([1])
+    append(kafka, holds(3, 3))
     append(kafka, holds(2, 2, partition=1))
     loop.step(0)
     loop.step(0)
-    assert writer.keys[4:] == keys(2, partition=1)
+    assert writer.keys[4:] == [*keys(2), *keys(2, partition=1)]
     assert set(loop.status().partitions) == {1}
-    assert committed(kafka, "fraud.list", 0) == 1
+    assert committed(kafka, "fraud.list", 0) == 2
 
 
 def test_a_partition_that_comes_back_goes_on_where_its_last_owner_was() -> None:
@@ -147,6 +150,24 @@ def test_a_step_reports_events_actions_and_their_latency_once() -> None:
     np.testing.assert_array_equal(done.append_to_acted_ms, [2_000.0] * 5)
     np.testing.assert_array_equal(done.logged_to_acted_ms, [1_500.0] * 9)
     assert loop.step(0).events == 0
+
+
+def test_what_is_read_again_after_a_failure_is_not_counted_again() -> None:
+    kafka, writer, clock = kafka_with([holds(0, 1), quiet(0, 0, partition=1)]), ListWriter(), HandClock(100.0)
+    loop = open_loop(kafka, writer, clock)
+    loop.assign([0, 1])
+    done = [loop.step(0)]
+    append(kafka, holds(2, 3))
+    done.append(loop.step(0))  # not committed yet, so a failure leads back to here
+    append(kafka, holds(4, 4))
+    writer.failing = {0}
+    done.append(loop.step(0))
+    writer.failing = set()
+    clock.now_s += 1
+    done.append(loop.step(0))
+    assert writer.keys == keys(0, 1, 2, 3, 2, 3, 4)
+    assert [each.events for each in done] == [3, 2, 0, 1]
+    assert [each.actions for each in done] == [2, 2, 0, 1]
 
 
 def test_a_failing_sink_is_retried_later_and_later_and_goes_on_when_it_is_back() -> None:

@@ -43,7 +43,9 @@ class Receiver:
         return [request.headers["Idempotency-Key"] for request in self.requests]
 
 
-def open_poster(kafka: MemoryKafka, receiver: Answer, clock: Any = None, **changes: Any) -> SinkLoop[Any]:
+def open_poster(
+    kafka: MemoryKafka, receiver: Answer, clock: Any = None, tick_s: float = 0.2, **changes: Any
+) -> SinkLoop[Any]:
     halt = threading.Event()
     chosen = PostSettings.model_validate({"url": "https://case.example/holds?token=hidden", **changes})
     letters = DeadLetters("cases", LETTERS, lambda: MemoryProducer(kafka))
@@ -55,7 +57,7 @@ def open_poster(kafka: MemoryKafka, receiver: Answer, clock: Any = None, **chang
         selection=OneAction(PIPELINE, Hold, "card"),
         writer=Poster(chosen, letters, halt, clock or (lambda: 0.0), httpx.MockTransport(receiver)),
         halt=halt,
-        clock=Clock(),
+        clock=Clock(tick_s),
     )
 
 
@@ -94,6 +96,17 @@ def test_without_a_crash_every_request_is_made_once() -> None:
     assert sorted(receiver.keys) == sorted(
         [f"fraud/0/{offset}/0" for offset in range(13)] + [f"fraud/1/{offset}/0" for offset in range(4)]
     )
+
+
+def test_a_crash_between_two_steps_repeats_no_request() -> None:
+    receiver, kafka = Receiver(), kafka_with([holds(0, 4)])
+    for last in (4, 9):
+        loop = open_poster(kafka, receiver, tick_s=0.001)
+        loop.assign([0, 1])
+        loop.step(0)
+        append(kafka, holds(last + 1, last + 5))
+        loop.step(0)  # soon after the other: no commit is due
+    assert receiver.keys == [f"fraud/0/{offset}/0" for offset in range(15)]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 302])

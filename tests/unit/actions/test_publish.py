@@ -13,7 +13,7 @@ from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.publish import Publisher
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
-from app.sources import TopicPartition
+from app.sources import CommittedOffset, TopicPartition
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
@@ -217,3 +217,16 @@ def test_only_the_tail_of_the_target_is_read_back(monkeypatch: pytest.MonkeyPatc
     kafka.append("holds", 0, Stored(None, b"{}", [], 0))
     run_over_crashes(kafka, lambda: open_publisher(kafka), [])
     assert {TopicPartition("holds", 0): 5} in starts
+
+
+@pytest.mark.parametrize("memo", ['{"applied":4}', '{"applied":4,"mark":[0,0]}', '{"applied":4,"mark":[0,5]}'])
+def test_the_mark_moves_to_the_end_once_the_found_tail_is_passed(memo: str) -> None:
+    kafka = kafka_with([holds(0, 4), holds(5, 6)])
+    kafka.create("holds", 1)
+    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
+    place = TopicPartition(DECISIONS, 0)
+    assert kafka.groups["fraud.holds"][place].metadata == '{"applied":6,"mark":[0,7]}'
+    kafka.groups["fraud.holds"][place] = CommittedOffset(1, memo)
+    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
+    assert kafka.groups["fraud.holds"][place] == CommittedOffset(2, '{"applied":6,"mark":[0,7]}')
+    assert len(kafka.records("holds")) == 7

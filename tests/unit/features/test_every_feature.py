@@ -89,7 +89,7 @@ def test_a_batch_of_n_equals_n_batches_of_one_equals_the_oracle(features: type[F
     assert_answers(whole, features_of(features, stream.columns, stream.watermark_ms))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(stream=streams(), features=st.sampled_from(WIDE), data=st.data())
 def test_cuts_sweeps_and_restores_anywhere_change_no_bit(
     stream: Stream, features: type[Features], data: st.DataObject

@@ -172,11 +172,11 @@ class SinkLoop(Generic[D]):
             batches += self._without_deliveries(readings)
         outcomes = {partition: Outcome(reading.end) for partition, reading in readings.items()}
         outcomes |= self._carry_out(batches)
+        done = self._report(readings, outcomes)
         for partition, outcome in outcomes.items():
             self._places[partition].position = outcome.position
         if due or (carried_out and self._writer.commits_each_batch):
             self._commit(self._active)
-        done = self._report(readings, outcomes)
         self._settle(readings, outcomes)
         return done
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import DeclarationError
@@ -387,7 +387,7 @@ def _is(value: Any, kind: type) -> bool:
     return type(value) is kind
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(records(), max_size=40), st.data())
 def test_a_poll_decodes_like_its_records_one_by_one_however_it_is_cut(
     polled: list[tuple[bytes | None, bytes | None]], data: st.DataObject

@@ -26,8 +26,9 @@ def features_of(
     answers: dict[str, dict[int, Answer]] = {column.name: {} for column in features.declared}
     wanted = set(range(len(watermark_ms)) if rows is None else rows)
     pasts: dict[object, list[int]] = {}
-    times = columns["time"].tolist()
-    for row, key in enumerate(columns[features.by].tolist()):
+    lists = {name: column.tolist() for name, column in columns.items()}
+    times = lists["time"]
+    for row, key in enumerate(lists[features.by]):
         past = pasts.setdefault(key, [])
         if past and features.ttl_ms is not None:
             newest = max(times[each] for each in past)
@@ -36,7 +37,7 @@ def features_of(
         past.append(row)
         if row in wanted:
             for column in features.declared:
-                values = columns[column.field].tolist() if column.field else times
+                values = lists[column.field or "time"]
                 answers[column.name][row] = _answer(column, past, times, values)
     return answers
 

@@ -71,6 +71,12 @@ def test_an_event_at_the_watermark_still_sees_its_whole_window() -> None:
     assert out == [1, 1, 2, 2]
 
 
+def test_a_watermark_from_before_all_time_forgets_nothing() -> None:
+    stream = events(0, 1, 2, watermark_ms=[np.iinfo(np.int64).min] * 3)
+    assert column(Windowed, "payments_4s", stream) == [1, 2, 3]
+    assert column(Lifelong, "orders", stream) == [1, 2, 3]
+
+
 def test_the_event_before_is_the_last_one_by_event_time() -> None:
     class Previous(Features, of=Payment, by="card"):
         idle = time_since_last()

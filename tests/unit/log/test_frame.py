@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import LogError
@@ -105,7 +105,7 @@ def frames(draw: st.DrawFn) -> Frame:
     return Frame(header, STAGES, Decided(decided, seeds, *columns, reasons, actions, versions), dead)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(frames())
 def test_a_frame_comes_back_from_the_log_as_it_was_written(sent: Frame) -> None:
     read = through_the_log(sent)
@@ -221,7 +221,7 @@ def first_copies(log: list[Frame], after: int) -> list[tuple[int, str, str]]:
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.data())
 def test_each_offset_is_applied_once_and_from_its_first_copy(log: list[Frame], data: st.DataObject) -> None:
     cursor = Cursor(-1)

@@ -205,11 +205,12 @@ def test_a_checkpoint_beyond_the_end_of_its_source_is_refused_with_the_remedy(wo
 
 
 @pytest.mark.parametrize("start", ["earliest", "latest"])
+@pytest.mark.parametrize("end", [0, 5, 19])
 def test_a_decision_log_beyond_the_end_of_its_source_is_refused_because_it_would_swallow_new_events(
-    world: World, start: Literal["earliest", "latest"]
+    world: World, start: Literal["earliest", "latest"], end: int
 ) -> None:
     world.log(0, 19)
-    del world.broker.logs[SOURCE][5:]
+    del world.broker.logs[SOURCE][end:]
     with pytest.raises(BrokerError, match="remove the pipeline's checkpoints and its decision log, or give"):
         world.open(start)
     assert world.saved() == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.actions.action import Action
@@ -161,7 +161,7 @@ def expected(stored: Sequence[Stored]) -> dict[int, tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs())
 def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list[Stored]) -> None:
     found = outcomes(admitted(new_task(), stored))
@@ -177,7 +177,7 @@ def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list
             assert np.array_equal([*read, len(json.loads(actions or b"[]"))], answer, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.lists(st.integers(0, 25), max_size=5), st.integers(0, 25), st.integers(-1, 30))
 def test_cut_stopped_and_restored_anywhere_the_frames_say_what_they_say_without_stopping(
     stored: list[Stored], cuts: list[int], stop: int, decided_through: int

@@ -20,7 +20,7 @@ test: lint ## all tests, in less than 10 minutes
 	@$(RUN) -m pytest tests
 
 check: lint ## what is quick: lint, types, and the tests without Ray or a broker
-	@$(RUN) -m pytest tests/unit
+	@$(RUN) -m pytest tests/unit -n 2
 
 lint: $(INSTALLED)
 	@$(VENV)/bin/ruff check --quiet

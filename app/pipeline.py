@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.actions.action import Action, Decision, Sink
-from app.errors import ConfigError, DeclarationError
+from app.errors import DeclarationError
 from app.event import Columns, Event, field_types
 from app.features import Features
-from app.units import parse_duration_ms
 
 E = TypeVar("E", bound=Event)
 Decide = Callable[..., Iterable[Action]]
@@ -38,7 +37,6 @@ class Pipeline(Generic[E]):
     when:     a condition over columns; `decide` is called only for the rows where it holds.
     fallback: decides like `decide`, without scores, when a model has not answered in time. Without one, the stream
               waits and asks again, in order.
-    deadline: how long an event may wait for its decision, like "100ms".
     actions:  Action class → the sinks that carry it out; `Decision` stands for every decision.
 
     Raises DeclarationError, which names what does not fit, at import.
@@ -53,14 +51,12 @@ class Pipeline(Generic[E]):
         decide: Decide | None = None,
         when: When | None = None,
         fallback: Decide | None = None,
-        deadline: str = "1s",
         actions: Mapping[type[Action], Sequence[Sink]] | None = None,
     ) -> None:
         self.source = source
         self.features = tuple(features)
         self.models = dict(models or {})
         self.when = when
-        self.deadline_ms = _deadline_ms(deadline)
         self.actions = {action: tuple(sinks) for action, sinks in (actions or {}).items()}
         self.by = _common_key(source, self.features)
         self.fields = field_types(source)
@@ -119,13 +115,6 @@ class Pipeline(Generic[E]):
         if holds.shape != (rows,) or holds.dtype != np.bool_:
             raise TypeError(f"when gave {holds.dtype} {holds.shape}, not one bool for each of {rows} rows")
         return np.flatnonzero(holds).tolist()
-
-
-def _deadline_ms(deadline: str) -> int:
-    try:
-        return parse_duration_ms(deadline)
-    except ConfigError as error:
-        raise DeclarationError(f"the pipeline has deadline={deadline!r}: {error}") from error
 
 
 def encode_actions(actions: Sequence[Action]) -> bytes:
@@ -204,6 +193,7 @@ def _common_key(source: type[Event], features: Sequence[type[Features]]) -> str 
             raise DeclarationError(
                 f"{each.__name__} is of {each.of.__name__}, but the pipeline's source is {source.__name__}"
             )
+    _unique([each.__name__ for each in features], "Features classes")
     keys = sorted({each.by for each in features})
     if len(keys) > 1:
         raise DeclarationError(
@@ -212,12 +202,10 @@ def _common_key(source: type[Event], features: Sequence[type[Features]]) -> str 
     return keys[0] if keys else None
 
 
-def _unique(names: Sequence[str]) -> Sequence[str]:
+def _unique(names: Sequence[str], of: str = "fields, features and scores") -> Sequence[str]:
     for name in names:
         if names.count(name) > 1:
-            raise DeclarationError(
-                f"{name!r} names more than one of the pipeline's fields, features and scores; rename one"
-            )
+            raise DeclarationError(f"{name!r} names more than one of the pipeline's {of}; rename one")
     return names
 
 
@@ -252,6 +240,8 @@ def _check_sinks(actions: Mapping[type[Action], Sequence[Sink]]) -> None:
     for action in actions:
         if not (isinstance(action, type) and issubclass(action, Action)):
             raise DeclarationError(f"{action!r} is no Action class; declare `class Hold(Action)` and name that")
+        if "type" in action.__struct_fields__:
+            raise DeclarationError(f"{action.__name__}.type hides the action's own name in the log; rename the field")
 
 
 __all__ = ["Action", "Decision", "Pipeline", "Verdicts"]

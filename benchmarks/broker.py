@@ -147,6 +147,7 @@ def measure_steady_load(bootstrap: str, broker: psutil.Process, minutes: float) 
             samples.append(sample(began, broker, produced - reader.consumed, reader.take()))
             print(samples[-1], flush=True)
         time.sleep(TICK_S)
+    producer.flush()
     reader.stopping.set()
     reader.join()
     return samples

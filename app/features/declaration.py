@@ -96,7 +96,7 @@ class Features(metaclass=_FeaturesType):
         """A hash of all that the state depends on: key, fields, features, windows, ttl; not the names of classes."""
         types = field_types(cls.of)
         fields = [f"{column!r} {types[column.field].__name__ if column.field else ''}" for column in cls.declared]
-        text = "\n".join([str(STATE_FORMAT), cls.by, types[cls.by].__name__, str(cls.ttl_ms), *map(repr, fields)])
+        text = "\n".join([str(STATE_FORMAT), cls.by, types[cls.by].__name__, str(cls.ttl_ms), *fields])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -97,7 +97,7 @@ def answer(kind: int, statistics: Statistics, squares: float) -> float:
     if kind == MEAN:
         return collapse(statistics.high, statistics.low) / present
     if kind == STD:
-        return np.sqrt(squares / (present - 1.0)) if statistics.greatest > statistics.least else 0.0
+        return np.sqrt(squares / (present - 1.0))  # type: ignore[no-any-return]
     return statistics.least if kind == MINIMUM else statistics.greatest
 
 

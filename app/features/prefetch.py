@@ -1,7 +1,7 @@
 """Asking the CPU for memory before it is needed.
 
 The rows of a batch are known in advance, and most of the time of an update goes into waiting for the memory of its key
-(at a million keys four fifths): so kernels ask for the memory of a row while they work on the rows before it.
+(at a million keys three quarters of it): so kernels ask for the memory of a row while they work on the rows before it.
 """
 
 from typing import Any

@@ -10,6 +10,7 @@ from app.event import Columns
 from app.features import kernels
 from app.features.declaration import Features
 from app.features.layout import Layout, key_bytes
+from app.features.memory import FOREVER
 from app.features.store import Store
 
 SWEEP_SLOTS = 1_024
@@ -48,7 +49,7 @@ class KeyedState:
         ValueError, before anything changes, for an event behind its watermark: the caller turns these away.
         """
         rows = self._layout.rows(columns)
-        watermarks = np.array(watermark_ms, np.int64)
+        watermarks = np.maximum(watermark_ms, -FOREVER)
         late = np.flatnonzero(rows[:, 0] < watermarks)
         if len(late):
             raise ValueError(
@@ -64,7 +65,7 @@ class KeyedState:
 
         Call it again and again, with a watermark that the next event will not be behind.
         """
-        return int(kernels.sweep(self._store.memory, self._layout.plan, watermark_ms, SWEEP_SLOTS))
+        return int(kernels.sweep(self._store.memory, self._layout.plan, max(watermark_ms, -FOREVER), SWEEP_SLOTS))
 
     def snapshot(self) -> Snapshot:
         """The whole state as arrays of its own, which later updates leave alone."""

@@ -17,6 +17,8 @@ GROUP_BITS, LEVELS = 4, 3
 SUPERGROUP_BITS, SUPERGROUP_NODES = 8, 18
 """Nodes lie at a fixed place for each 256 rows of the arena: 16 of level 1, one of level 2, one of level 3."""
 
+SPLITTER = 2.0**27 + 1.0
+
 PRESENT, HIGH, LOW, LEAST, GREATEST, DEVIATION, STATISTICS = range(7)
 """A stored field's statistics: how many values are not NaN, their sum in two doubles, …, squared deviation."""
 
@@ -45,9 +47,9 @@ def add(high: float, low: float, value: float) -> tuple[float, float]:
 
 @part
 def divide(high: float, low: float, count: float) -> tuple[float, float]:
-    """(high + low) / count in two doubles; count < 2^26, so that both halves' products are exact."""
+    """(high + low) / count in two doubles; count < 2^26, so that both halves' products are exact (Dekker)."""
     quotient = high / count
-    scaled = quotient * 134217729.0
+    scaled = quotient * SPLITTER
     upper = scaled - (scaled - quotient)
     rest = ((high - upper * count) - (quotient - upper) * count) + low
     return quotient, rest / count
@@ -152,6 +154,7 @@ def deviation(
     """Sum of (value - mean)² over a span as in `summarise`, `about` being the statistics of just its entries.
 
     A group adds its own and that of its mean (Chan, Golub and LeVeque, 1979): all terms are positive.
+    Of equal values it is 0, not nearly 0: their sum and mean in two doubles are exact.
     """
     first, stop, top = span
     mean, mean_low = divide(about.high, about.low, about.present)

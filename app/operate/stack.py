@@ -155,7 +155,8 @@ class Stack:
             status = self.status()
         except HeadraceError:
             return None
-        self._console.renew(f"Starting the workers: {len(status['partitions'])} partitions have one …")
+        owned = sum(row["worker"] is not None for row in status["partitions"])
+        self._console.renew(f"Starting the workers: {owned} of {len(status['partitions'])} partitions have one …")
         return True if status["ready"] else None
 
     def _wait(self, condition: Callable[[], T | None], what: str) -> T:

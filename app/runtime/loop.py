@@ -195,16 +195,23 @@ class StreamLoop(Generic[E]):
         wanted = self._wanted
         for partition in wanted - self._held.keys() - self._opening.keys():
             self._opening[partition] = self._parts.executor.submit(self._parts.opener.open, partition)
-        opened = [partition for partition, opening in self._opening.items() if opening.done()]
-        for partition in opened:
-            self._hold(self._opening.pop(partition).result())
+        for partition, opening in list(self._opening.items()):
+            if opening.done():
+                del self._opening[partition]
+                self._hold_opened(partition, opening)
         for partition, held in list(self._held.items()):
             held.leaving = partition not in wanted
             if held.leaving:
                 self._let_go(partition, held)
         self._assign()
 
-    def _hold(self, opened: Opened[E]) -> None:
+    def _hold_opened(self, partition: int, opening: "Future[Opened[E]]") -> None:
+        try:
+            opened = opening.result()
+        except BrokerError as error:  # the broker is away: the next step opens the partition anew
+            self.last_error = str(error)
+            logger.warning("partition %d cannot be opened yet: %s", partition, error)
+            return
         task, now_ms = opened.task, self._parts.now_ms()
         logger.info("%s", describe(opened))
         self._held[task.partition] = Held(

@@ -40,6 +40,10 @@ class RefundHistory(Features, of=Refund, by="card"):
     refunds = count(last="1h")
 
 
+class Typed(Action, frozen=True):
+    type: str
+
+
 class Hold(Action, frozen=True):
     payment: str
     risk: float = 0.0
@@ -156,7 +160,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"models": {"risk": RiskModel, "payments": Shadowing}},
         "'payments' names more than one|'risk' names more than one",
     ),
-    "the same features twice": ({"features": [CardHistory, CardHistory]}, "'payments' names more than one"),
+    "the same features twice": ({"features": [CardHistory, CardHistory]}, "'CardHistory' names more than one"),
     "features of two keys": (
         {"features": [CardHistory, TerminalHistory]},
         "keyed by card and terminal; a pipeline has one key",
@@ -180,8 +184,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "two sinks are called 'holds'; the YAML and the cursors need distinct names",
     ),
     "actions of a class that is none": ({"actions": {Payment: [Sink("holds")]}}, r"Payment.* is no Action class"),
+    "an action with a field that hides its name": (
+        {"actions": {Typed: [Sink("holds")]}},
+        r"Typed\.type hides the action's own name in the log; rename the field",
+    ),
     "actions of an instance": ({"actions": {Hold("1"): [Sink("holds")]}}, r"Hold\(.* is no Action class; declare"),
-    "a deadline that is no duration": ({"deadline": "100 ms"}, "deadline='100 ms': '100 ms' is not a duration"),
     "a source with an impossible field": (
         {"source": Odd, "features": []},
         r"Odd\.tags is a .* which is no column",
@@ -210,18 +217,16 @@ def test_a_pipeline_of_a_topic_a_model_and_a_topic_is_three_lines_and_has_no_key
 
 def test_a_source_alone_is_a_pipeline() -> None:
     alone = Pipeline(source=Payment)
-    assert (alone.by, alone.inputs, alone.sinks, alone.deadline_ms) == (None, frozenset(), {}, 1_000)
+    assert (alone.by, alone.inputs, alone.sinks) == (None, frozenset(), {})
 
 
-def test_key_inputs_sinks_and_deadline_are_those_declared() -> None:
+def test_key_inputs_and_sinks_are_those_declared() -> None:
     declared = declare(
         models={"risk": Deployment(), "embedding": TwoHeads},
-        deadline="100ms",
         actions={Hold: [Sink("a"), Sink("b")], Note: []},
     )
     assert declared.by == "card"
     assert declared.inputs == {"amount", "payments"}
-    assert declared.deadline_ms == 100
     assert declared.sinks == {"a": (Hold, Sink("a")), "b": (Hold, Sink("b"))}
 
 

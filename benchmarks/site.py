@@ -1,0 +1,126 @@
+"""Where a benchmark takes place: a broker of its own, the processes it starts, a folder that goes away with it."""
+
+import os
+import shlex
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+
+from app.errors import HeadraceError
+from app.operate.console import Console
+from app.operate.outcomes import end_offsets
+from app.operate.ports import is_free
+from app.operate.processes import Processes
+from app.operate.sending import stop_on_signals
+from app.operate.stack import BROKER, BROKER_ADDRESS
+from app.sources import ClientName, KafkaSettings, open_admin, open_consumer
+
+BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "kafka"
+PARTITIONS = 4
+FIRST_PORT = 19_092
+START_TIMEOUT_S = 60.0
+POLL_S = 0.25
+
+
+@dataclass
+class Site:
+    """`apart` are the ids of the processes that are not what is measured: the broker, whoever sends the traffic."""
+
+    data: Path
+    console: Console
+    stopping: threading.Event
+    processes: Processes
+    client: ClientName
+    broker: str
+    broker_pid: int
+    bootstrap: str
+    apart: set[int]
+
+    @property
+    def kafka(self) -> KafkaSettings:
+        """For what the benchmark itself reads and makes, whichever client the pipeline is measured with."""
+        return KafkaSettings(bootstrap=self.bootstrap)
+
+    def make_topics(self, *topics: str) -> None:
+        with closing(open_admin(self.kafka)) as admin:
+            admin.ensure_topics(dict.fromkeys(topics, PARTITIONS))
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        with closing(open_consumer(self.kafka)) as consumer:
+            return end_offsets(consumer, topic)
+
+    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float, *names: str) -> None:
+        """Waits until it holds. Raises HeadraceError after timeout_s, or when one of the named processes has ended;
+        KeyboardInterrupt when the benchmark is to stop."""
+        for _ in range(int(timeout_s / POLL_S)):
+            self.processes.check(*names)
+            if holds():
+                return
+            if self.stopping.wait(POLL_S):
+                raise KeyboardInterrupt
+        raise HeadraceError(f"{what}: not within {timeout_s:.0f} s; {self.processes.tail(names[-1])}")
+
+
+@contextmanager
+def open_site(client: ClientName) -> Iterator[Site]:
+    """Starts a broker, Apache Kafka where there is one; ends everything behind."""
+    console = Console(sys.stderr)
+    with TemporaryDirectory(prefix="headrace-bench-") as folder, stop_on_signals() as stopping:
+        data = Path(folder)
+        with Processes(data) as processes:
+            command = kafka_command()
+            name = "Apache Kafka" if command else "the development broker"
+            console.say(f"On {name}.")
+            start = start_kafka if command else start_development_broker
+            bootstrap, pid = start(processes, data, command or [])
+            site = Site(data, console, stopping, processes, client, name, pid, bootstrap, {pid})
+            site.wait(lambda: accepts(bootstrap), name, START_TIMEOUT_S, BROKER)
+            yield site
+
+
+def kafka_command() -> list[str] | None:
+    """From KAFKA_CMD, or the one that lies beside the repository: a command that takes --port and --dir."""
+    if given := os.environ.get("KAFKA_CMD"):
+        return shlex.split(given)
+    return [str(BESIDE)] if BESIDE.exists() else None
+
+
+def start_kafka(processes: Processes, data: Path, command: Sequence[str]) -> tuple[str, int]:
+    port = next(port for port in range(FIRST_PORT, 65_000) if is_free(port) and is_free(port + 1))
+    directory = str(data / "kafka")
+    # Without CPU for the default of 9 s it would be fenced, and Ray holds both cores of a small machine at its start.
+    patient = ["--set", "broker.session.timeout.ms=18000"]
+    pid = start(processes, BROKER, [*command, "--port", str(port), "--dir", directory, *patient])
+    return f"127.0.0.1:{port}", pid
+
+
+def start_development_broker(processes: Processes, data: Path, _: Sequence[str]) -> tuple[str, int]:
+    directory = str(data / "broker")
+    pid = start(processes, BROKER, [sys.executable, "-m", "app", "broker", "--port", "0", "--dir", directory])
+    while not (found := BROKER_ADDRESS.search(processes.output(BROKER))):
+        processes.check(BROKER)
+    return found[1], pid
+
+
+def start(processes: Processes, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Starts a process and returns its id."""
+    before = set(children())
+    processes.start(name, command, environment)
+    return (set(children()) - before).pop()
+
+
+def children() -> list[int]:
+    return [each.pid for each in psutil.Process().children()]
+
+
+def accepts(bootstrap: str) -> bool:
+    host, _, port = bootstrap.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0

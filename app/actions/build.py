@@ -44,10 +44,14 @@ class Kafka:
 
 @dataclass(frozen=True)
 class RunnableSink:
-    """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step."""
+    """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step.
+
+    `topic` is the one that it publishes to, if it does.
+    """
 
     name: str
     group: str
+    topic: str | None
     open: Callable[[Kafka], SinkLoop[Any]]
 
 
@@ -108,7 +112,8 @@ def _build(place: _Place, values: Mapping[str, Any]) -> list[RunnableSink]:
     by = place.pipeline.by
     every = place.action is Decision
     selection = EveryDecision(place.name, by) if every else OneAction(place.name, place.action, by)
-    return [_runnable(place.name, sink.name, selection, kind.writer(place, settings))]
+    topic = settings.topic if isinstance(settings, PublishSettings) else None
+    return [_runnable(place.name, sink.name, topic, selection, kind.writer(place, settings))]
 
 
 def _load(model: type[Settings], values: Mapping[str, Any], path: str) -> Settings:
@@ -124,10 +129,12 @@ def _rejects(name: str) -> RunnableSink:
             REJECTS, kafka.dead_letters, reject_message, lambda: kafka.open_consumer(None), kafka.open_producer
         )
 
-    return _runnable(name, REJECTS, EveryReject(name), writer)
+    return _runnable(name, REJECTS, None, EveryReject(name), writer)
 
 
-def _runnable(pipeline: str, sink: str, selection: Selection[Any], open_writer: OpenWriter) -> RunnableSink:
+def _runnable(
+    pipeline: str, sink: str, topic: str | None, selection: Selection[Any], open_writer: OpenWriter
+) -> RunnableSink:
     group = f"{pipeline}.{sink}"
 
     def open_loop(kafka: Kafka) -> SinkLoop[Any]:
@@ -142,7 +149,7 @@ def _runnable(pipeline: str, sink: str, selection: Selection[Any], open_writer: 
             halt=halt,
         )
 
-    return RunnableSink(sink, group, open_loop)
+    return RunnableSink(sink, group, topic, open_loop)
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:

@@ -418,11 +418,13 @@ class StreamLoop(Generic[E]):
 def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
     task = held.task
     done = held.logged_through + 1
+    # The end was looked up a moment ago; what is done by now may lie beyond.
+    end_offset = None if held.end_offset is None else max(held.end_offset, done)
     return {
         "partition": partition,
         "offset": done,
-        "end_offset": held.end_offset,
-        "lag": None if held.end_offset is None else max(0, held.end_offset - done),
+        "end_offset": end_offset,
+        "lag": None if end_offset is None else end_offset - done,
         "watermark_ms": task.watermark_ms,
         "keys": task.keys,
         "state_bytes": task.state_bytes,

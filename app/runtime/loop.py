@@ -379,7 +379,6 @@ class StreamLoop(Generic[E]):
         if held.snapshot is None and now_ms >= held.checkpoint_due_ms:
             held.checkpoint_due_ms = now_ms + self._tuning.checkpoint_interval_ms
             if held.task.next_offset > held.checkpointed:
-                held.task.expire()
                 held.snapshot = held.task.snapshot(held.log_offset)
         snapshot = held.snapshot
         if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:

@@ -163,13 +163,9 @@ class Task(Generic[E]):
         features: Columns = {}
         for state in self._states:
             features |= state.update(columns, watermark_ms)
+            if self.watermark_ms is not None:
+                state.expire(self.watermark_ms)  # frees the memory of some keys that no event can reach any more
         return features
-
-    def expire(self) -> None:
-        """Frees the memory of keys that no event can reach any more."""
-        if self.watermark_ms is not None:
-            for state in self._states:
-                state.expire(self.watermark_ms)
 
     def snapshot(self, log_offset: int) -> Checkpoint:
         """A copy of the state with the offset it reflects; the task may go on at once."""

@@ -44,7 +44,7 @@ class Meter(threading.Thread):
         self.samples: list[Sample] = []
         self._apart = apart
         self._root = root
-        self._cpu_s: dict[tuple[str, int], float] = {}
+        self._cpu_s: dict[int, tuple[str, float]] = {}
         self._ending = threading.Event()
 
     def __enter__(self) -> Self:
@@ -69,12 +69,12 @@ class Meter(threading.Thread):
         for process in processes:
             with suppress(psutil.Error), process.oneshot():
                 cpu, name = process.cpu_times(), label(process)
-                self._cpu_s[name, process.pid] = cpu.user + cpu.system
+                self._cpu_s[process.pid] = (name, cpu.user + cpu.system)
                 if at_memory:
                     full = process.memory_full_info()
                     memory[f"{name} {process.pid}"] = Memory(full.uss / MIB, full.pss / MIB)
         total: dict[str, float] = defaultdict(float)
-        for (name, _), seconds in self._cpu_s.items():
+        for name, seconds in self._cpu_s.values():
             total[name] += seconds
         return Sample(time.time(), total, memory if at_memory else None)
 
@@ -107,6 +107,6 @@ def outside(apart: Collection[int]) -> Iterator[psutil.Process]:
 
 
 def label(process: psutil.Process) -> str:
-    """What a process is for: Ray writes it over its command line."""
+    """What a process is for: Ray writes it over its command line, with the method that it runs just now."""
     command = process.cmdline()
-    return command[0] if command and command[0].startswith("ray::") else process.name()
+    return command[0].partition(".")[0] if command and command[0].startswith("ray::") else process.name()

@@ -26,7 +26,6 @@ BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "kafka"
 PARTITIONS = 4
 FIRST_PORT = 19_092
 START_TIMEOUT_S = 60.0
-POLL_S = 0.25
 
 
 @dataclass
@@ -56,16 +55,18 @@ class Site:
         with closing(open_consumer(self.kafka)) as consumer:
             return end_offsets(consumer, topic)
 
-    def wait(self, holds: Callable[[], bool], what: str, timeout_s: float, *names: str) -> None:
-        """Waits until it holds. Raises HeadraceError after timeout_s, or when one of the named processes has ended;
-        KeyboardInterrupt when the benchmark is to stop."""
-        for _ in range(int(timeout_s / POLL_S)):
-            self.processes.check(*names)
+    def wait(self, holds: Callable[[], bool], what: str, process: str, timeout_s: float) -> None:
+        """Waits until it holds; asks once a second, for asking costs what is measured a little.
+
+        Raises HeadraceError after timeout_s, or when the process has ended; KeyboardInterrupt when told to stop.
+        """
+        for _ in range(int(timeout_s)):
+            self.processes.check(process)
             if holds():
                 return
-            if self.stopping.wait(POLL_S):
+            if self.stopping.wait(1.0):
                 raise KeyboardInterrupt
-        raise HeadraceError(f"{what}: not within {timeout_s:.0f} s; {self.processes.tail(names[-1])}")
+        raise HeadraceError(f"{what}: not within {timeout_s:.0f} s; {self.processes.tail(process)}")
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def open_site(client: ClientName) -> Iterator[Site]:
             start = start_kafka if command else start_development_broker
             bootstrap, pid = start(processes, data, command or [])
             site = Site(data, console, stopping, processes, client, name, pid, bootstrap, {pid})
-            site.wait(lambda: accepts(bootstrap), name, START_TIMEOUT_S, BROKER)
+            site.wait(lambda: accepts(bootstrap), name, BROKER, START_TIMEOUT_S)
             yield site
 
 

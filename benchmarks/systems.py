@@ -48,12 +48,12 @@ class Loop:
     def start(self, site: Site, source: str, target: str, linger_ms: int) -> None:
         command = [sys.executable, "-m", "benchmarks.loop", "--bootstrap", site.bootstrap, "--source", source]
         site.processes.start(LOOP, [*command, "--target", target, "--linger-ms", str(linger_ms)])
-        site.wait(lambda: READY in site.processes.output(LOOP), self.name, START_TIMEOUT_S, LOOP)
+        site.wait(lambda: READY in site.processes.output(LOOP), self.name, LOOP, START_TIMEOUT_S)
 
     def wait_until_done(self, site: Site, source: str, target: str) -> None:
         events = sum(site.end_offsets(source).values())
         site.wait(
-            lambda: sum(site.end_offsets(target).values()) >= events, f"{self.name}: to drain", DRAIN_TIMEOUT_S, LOOP
+            lambda: sum(site.end_offsets(target).values()) >= events, f"{self.name}: to drain", LOOP, DRAIN_TIMEOUT_S
         )
 
     def status(self) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ class Headrace:
 
     def wait_until_done(self, site: Site, source: str, target: str) -> None:
         ends = site.end_offsets(source)
-        site.wait(lambda: not self._behind(ends), f"{self.name}: to drain", DRAIN_TIMEOUT_S, APPLICATION)
+        site.wait(lambda: not self._behind(ends), f"{self.name}: to drain", APPLICATION, DRAIN_TIMEOUT_S)
 
     def _behind(self, ends: Mapping[int, int]) -> list[str]:
         try:

@@ -165,7 +165,7 @@ class StreamLoop(Generic[E]):
         if self._failed:
             raise self._failed
         self._keep_books()
-        if not started and self._in_flight:
+        if not started:
             self._wait()
 
     def drain(self) -> None:

@@ -119,8 +119,8 @@ class PipelineArgs(Settings):
 class Pace(Settings):
     """The bounds of the time between two micro-batches. In between it adapts itself to the load."""
 
-    shortest_ms: DurationMs = Field(default=parse_duration_ms("5ms"), alias="shortest")
-    longest_ms: DurationMs = Field(default=parse_duration_ms("30ms"), alias="longest")
+    shortest_ms: DurationMs = Field(default=parse_duration_ms("10ms"), alias="shortest")
+    longest_ms: DurationMs = Field(default=parse_duration_ms("50ms"), alias="longest")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

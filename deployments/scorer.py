@@ -16,6 +16,7 @@ from ray import serve
 from app.config import Settings
 from app.errors import InferenceError
 from app.event import Columns
+from app.process import settle_process
 from deployments.batching import predict_merged
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -95,6 +96,7 @@ class Scorer(ABC):
         self._enqueue.set_max_batch_size(tuning.max_batch_size)
         self._enqueue.set_batch_wait_timeout_s(tuning.batch_wait_timeout_s)
         self._model = model
+        settle_process()
 
     async def score(self, columns: Columns) -> Answer:
         """Scores the rows of one request: `inputs` in, `outputs` out. Raises what the model raised for these rows."""

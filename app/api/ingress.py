@@ -31,6 +31,7 @@ class Ingress:
     def __init__(self, args: PipelineArgs, coordinator: DeploymentHandle, *others: DeploymentHandle) -> None:
         self._coordinator = coordinator
         self._backend = connect(args, load_pipeline(args.pipeline), self._fetch_status)
+        settle_process()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_api(self._backend, token_from_environment())

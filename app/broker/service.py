@@ -6,6 +6,7 @@ from pathlib import Path
 
 from app.broker.broker import Broker
 from app.broker.faults import Faults
+from app.process import settle_process
 
 
 def serve_forever(port: int, directory: Path | None = None, faults_file: Path | None = None) -> None:
@@ -24,4 +25,5 @@ async def _serve(broker: Broker, directory: Path | None) -> None:
     async with broker:
         kept = f"log in {directory}" if directory else "log in memory"
         print(f"Development broker, not for production: {broker.bootstrap}, {kept}", flush=True)
+        settle_process()
         await stopping.wait()

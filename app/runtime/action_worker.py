@@ -13,6 +13,7 @@ from app.actions.build import Kafka, RunnableSink, build_sinks
 from app.actions.loop import SinkLoop
 from app.config import PipelineArgs, load_pipeline
 from app.latency import StageLatency
+from app.process import settle_process
 from app.runtime.heartbeat import Pulse
 from app.runtime.metrics import ReportedLatency
 from app.sources import open_consumer, open_producer
@@ -108,6 +109,7 @@ class ActionWorker:
         self._units = _units(args, [sink.name for sink in sinks])
         self._threads = {sink.name: SinkThread(sink, kafka, latency) for sink in sinks}
         self._measured = (time.monotonic(), 0.0)
+        settle_process()
         self._pulse = Pulse(coordinator, latency, self._describe, self._give)
         self._beating = asyncio.ensure_future(self._pulse.run())
 

@@ -20,7 +20,7 @@ class Pace:
     shortest_ms: float
     longest_ms: float
     max_in_flight: int
-    busy_share: float = 0.35
+    busy_share: float = 0.2
     _work_ms: float = 0.0
     _call_ms: float = 0.0
 

@@ -1,9 +1,7 @@
 """The stream worker: a Serve replica whose thread runs the loop over the partitions that the coordinator gives it."""
 
 import asyncio
-import gc
 import logging
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ from ray import serve
 
 from app.config import PipelineArgs, WorkerTuning, load_pipeline
 from app.inference import ModelCalls
+from app.process import settle_process
 from app.runtime.checkpoint import CheckpointStore
 from app.runtime.heartbeat import Pulse
 from app.runtime.loop import Parts, StreamLoop
@@ -25,10 +24,6 @@ from app.sources import open_consumer, open_producer
 
 STALLED_S = 10.0
 STOP_TIMEOUT_S = 15.0
-SWITCH_INTERVAL_S = 0.0005
-"""The default lets a computing thread hold the GIL for 5 ms while an answer waits."""
-GC_THRESHOLD = 50_000
-"""Collections cost 1.8 of 5.6 µs an event at the default of 700 (measured in the hand-written loop)."""
 logger = logging.getLogger("ray.serve")
 
 
@@ -56,7 +51,6 @@ class StreamWorker:
         self._died: BaseException | None = None
         self._stepped_s = time.monotonic()
         self._busy = 0.0
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._loop = self._build(models, asyncio.get_running_loop())
         self._thread = threading.Thread(target=self._run, name="stream-loop", daemon=True)
         self._thread.start()
@@ -115,9 +109,7 @@ class StreamWorker:
 
     def _run(self) -> None:
         """The thread: steps until told to stop, then drains."""
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD)
+        settle_process()
         try:
             while not self._stopping.is_set():
                 self._loop.step()

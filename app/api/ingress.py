@@ -11,6 +11,7 @@ from app.api.backend import connect
 from app.api.http import create_api
 from app.api.status import StatusDocument, StatusUnavailableError
 from app.config import PipelineArgs, load_pipeline
+from app.process import settle_process
 
 
 @serve.deployment(

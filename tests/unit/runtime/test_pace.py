@@ -9,7 +9,7 @@ batches = st.lists(st.tuples(st.floats(0, 1_000), st.floats(0, 10_000)), max_siz
 
 
 def paced(costs: list[tuple[float, float]], *, in_flight: int = 2) -> Pace:
-    pace = Pace(shortest_ms=5, longest_ms=30, max_in_flight=in_flight)
+    pace = Pace(shortest_ms=5, longest_ms=30, max_in_flight=in_flight, busy_share=0.35)
     for work_ms, call_ms in costs:
         pace.observe(work_ms=work_ms, call_ms=call_ms)
     return pace

@@ -143,7 +143,7 @@ def test_numbers_from_the_environment_become_numbers(monkeypatch: pytest.MonkeyP
 
 def test_a_worker_needs_no_tuning() -> None:
     tuning = WorkerTuning.load({})
-    assert (tuning.pace.shortest_ms, tuning.pace.longest_ms) == (5, 30)
+    assert (tuning.pace.shortest_ms, tuning.pace.longest_ms) == (10, 50)
     assert (tuning.max_in_flight, tuning.max_batch) == (2, 4096)
     assert (tuning.model_timeout_ms, tuning.checkpoint_interval_ms) == (1_000, 10_000)
 
@@ -151,7 +151,7 @@ def test_a_worker_needs_no_tuning() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"pace": {"shortest": "40ms"}}, "pace: shortest is 40 ms, longest 30 ms; swap or change them"),
+        ({"pace": {"shortest": "60ms"}}, "pace: shortest is 60 ms, longest 50 ms; swap or change them"),
         ({"pace": {"shortst": "4ms"}}, "pace.shortst: nothing is called 'shortst' here; did you mean 'shortest'?"),
         ({"max_batch": 0}, "max_batch is 0; it should be greater than or equal to 1"),
         ({"max_in_flight": "two"}, "max_in_flight is 'two'; it should be a valid integer"),

@@ -76,7 +76,7 @@ def chromium() -> str:
     return found.stdout.splitlines()[-1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     """Whatever is not on loopback goes to a proxy that does not exist."""
     with sync_playwright() as playwright:

@@ -148,7 +148,7 @@ WRONG_VALUES: list[tuple[Callable[[Config], None], str]] = [
     ),
     (
         set_value(*APP, "deployments", 1, "user_config", "pace", value={"shortest": "1s"}),
-        "applications[0].deployments[1].user_config.pace: shortest is 1000 ms, longest 30 ms; swap or change them",
+        "applications[0].deployments[1].user_config.pace: shortest is 1000 ms, longest 50 ms; swap or change them",
     ),
     (
         set_value(*APP, "deployments", 2, "num_replicas", value=2),

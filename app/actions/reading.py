@@ -14,9 +14,10 @@ from app.sources import Records
 
 
 class Passed(NamedTuple):
-    """The new decided events of some frames, an entry each; `append_ms` is NaN where the frame was not opened.
+    """The new decided events of some frames, an entry each.
 
-    append_ms: when the event was appended to the source. logged_ms: when its decision was appended to the log.
+    append_ms: when the event was appended to the source; of a frame that was not opened, evenly spread between its
+    oldest and its newest. logged_ms: when its decision was appended to the log.
     """
 
     offsets: npt.NDArray[np.int64]
@@ -74,7 +75,8 @@ class Reading(Generic[D]):
 
     def _pass_unopened(self, header: FrameHeader, logged_ms: float) -> None:
         shape = header.decided
-        self._passed.append(Passed(np.full(shape, header.last), np.full(shape, np.nan), np.full(shape, logged_ms)))
+        append_ms = np.linspace(header.oldest_ms, header.newest_ms, shape)
+        self._passed.append(Passed(np.full(shape, header.last), append_ms, np.full(shape, logged_ms)))
 
     @property
     def end(self) -> Position:

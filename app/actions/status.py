@@ -16,7 +16,7 @@ class StepReport(NamedTuple):
     events:              decided events that the sink has passed.
     actions:             deliveries carried out, dead letters included.
     dead_letters:        deliveries given up.
-    append_to_acted_ms:  (n,) float64; of the events in frames that were opened: n <= events.
+    append_to_acted_ms:  (events,) float64.
     logged_to_acted_ms:  (events,) float64.
     """
 
@@ -31,8 +31,7 @@ def report(passed: Sequence[Passed], actions: int, dead_letters: int, now_ms: fl
     """The report of a step that was over at `now_ms`."""
     append_ms = np.concatenate([np.empty(0), *(each.append_ms for each in passed)])
     logged_ms = np.concatenate([np.empty(0), *(each.logged_ms for each in passed)])
-    opened = ~np.isnan(append_ms)
-    return StepReport(len(logged_ms), actions, dead_letters, now_ms - append_ms[opened], now_ms - logged_ms)
+    return StepReport(len(logged_ms), actions, dead_letters, now_ms - append_ms, now_ms - logged_ms)
 
 
 class PartitionStatus(msgspec.Struct, frozen=True):

@@ -34,6 +34,9 @@ class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rejected: int
     actions: int
     """How many actions the frame holds, of all types."""
+    oldest_ms: int = 0
+    newest_ms: int = 0
+    """The first and the last append time of the decided events; 0 when there are none."""
 
 
 class Stages(msgspec.Struct, frozen=True, gc=False):

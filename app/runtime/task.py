@@ -245,6 +245,8 @@ def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcom
         decided=len(kept),
         rejected=len(dead),
         actions=verdicts.count,
+        oldest_ms=int(decided.append_ms.min()) if len(kept) else 0,
+        newest_ms=int(decided.append_ms.max()) if len(kept) else 0,
     )
     return Frame(header, stages, decided, sorted(dead, key=lambda each: each.offset))
 

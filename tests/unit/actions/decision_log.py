@@ -71,6 +71,8 @@ class Written:
             decided=len(decided),
             rejected=len(rejected),
             actions=sum(len(row.actions) for row in decided),
+            oldest_ms=self.append_ms,
+            newest_ms=self.append_ms,
         )
         columns = Decided(
             offsets=np.array([row.offset for row in decided], dtype=np.int64),

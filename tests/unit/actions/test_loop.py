@@ -147,7 +147,7 @@ def test_a_step_reports_events_actions_and_their_latency_once() -> None:
     clock.now_s = 3.0
     done = loop.step(0)
     assert (done.events, done.actions, done.dead_letters) == (9, 3, 0)
-    np.testing.assert_array_equal(done.append_to_acted_ms, [2_000.0] * 5)
+    np.testing.assert_array_equal(done.append_to_acted_ms, [2_000.0] * 9)
     np.testing.assert_array_equal(done.logged_to_acted_ms, [1_500.0] * 9)
     assert loop.step(0).events == 0
 

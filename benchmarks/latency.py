@@ -9,7 +9,7 @@ from benchmarks.meter import Meter
 from benchmarks.outputs import PERCENTILES, appended, latencies, percentiles
 from benchmarks.site import Site
 from benchmarks.systems import System
-from benchmarks.throughput import per_million
+from benchmarks.throughput import disturbance, usage
 from benchmarks.traffic import Payments, send
 
 LINGER_MS = 1
@@ -45,7 +45,7 @@ def measure_latency(site: Site, systems: list[System], payments: Payments, loads
 def measure_load(site: Site, system: System, load: Load, file: Path, source: str, target: str) -> dict[str, Any]:
     begin, target_begin = site.end_offsets(source), site.end_offsets(target)
     site.console.renew(f"{system.name}: {load.rate:,} events/s for {load.warm_up_s + load.measured_s:.0f} s …")
-    with Meter(site.apart) as meter, Meter(root=site.broker_pid) as broker:
+    with Meter(site.apart) as meter:
         send(site, file, source, load.rate)
         stages = system.status().get("stages", {})
         system.wait_until_done(site, source, target)
@@ -54,18 +54,18 @@ def measure_load(site: Site, system: System, load: Load, file: Path, source: str
         raise HeadraceError(f"{system.name} left {len(targets)} scores of {len(sources)} payments")
     latencies_ms = latencies(sources, targets, load.warm_up_s)
     end_s = max(time_ms for _, time_ms in sources) / 1000
-    window = (end_s - load.measured_s, end_s)
     row = {
         "system": system.name,
         "rate": load.rate,
         **percentiles(latencies_ms),
         "samples": len(latencies_ms),
-        "peak_mib": round(meter.peak_mib()),
-        **per_million(meter.cpu_s(*window), broker.cpu_s(*window), load.rate * load.measured_s),
+        **usage(meter, end_s - load.measured_s, end_s, load.rate * load.measured_s),
         "stages": {name: summarize(stage) for name, stage in stages.items()},
     }
     p50, p95, p99 = (row[f"p{each}_ms"] for each in PERCENTILES)
-    site.console.say(f"{system.name} at {load.rate:,}/s: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms")
+    site.console.say(
+        f"{system.name} at {load.rate:,}/s: p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} ms{disturbance(row)}"
+    )
     return row
 
 

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,6 +14,7 @@ CPU_INTERVAL_S = 0.5
 MEMORY_EVERY = 10
 """Memory costs some 10 ms a process to look at, in which that process cannot map memory: every 5 s."""
 MIB = 1 << 20
+SYSTEM, HERE = "system", "benchmark"
 
 
 class Memory(NamedTuple):
@@ -24,27 +24,36 @@ class Memory(NamedTuple):
     pss: float
 
 
+class Usage(NamedTuple):
+    """A process that was seen: the part it belongs to, what it is for, and the CPU seconds of its life so far."""
+
+    part: str
+    name: str
+    cpu_s: float
+
+
 class Sample(NamedTuple):
-    """CPU seconds per kind of process so far, processes that have ended included, and memory per process if it was
-    looked at."""
+    """`usage` by process id, processes that have ended included; `busy_s` is the CPU time of the whole machine;
+    `memory` of each process of the system, if it was looked at."""
 
     time_s: float
-    cpu_s: dict[str, float]
-    memory: dict[str, Memory] | None
+    usage: Mapping[int, Usage]
+    busy_s: float
+    memory: Mapping[str, Memory] | None
 
 
 class Meter(threading.Thread):
-    """Samples the processes that descend from this one, less the trees of those `apart`, until the block is left.
+    """Samples the processes that descend from this one until the block is left.
 
-    Or the tree of `root` alone. Times are the wall clock's, as the broker's timestamps are.
+    `apart` says by their ids which trees of processes are another part than the system: the broker, the traffic. It
+    may grow meanwhile. Times are the wall clock's, as the broker's timestamps are.
     """
 
-    def __init__(self, apart: Collection[int] = (), root: int | None = None) -> None:
+    def __init__(self, apart: Mapping[int, str]) -> None:
         super().__init__(name="meter", daemon=True)
         self.samples: list[Sample] = []
         self._apart = apart
-        self._root = root
-        self._cpu_s: dict[int, tuple[str, float]] = {}
+        self._usage: dict[int, Usage] = {}
         self._ending = threading.Event()
 
     def __enter__(self) -> Self:
@@ -64,46 +73,59 @@ class Meter(threading.Thread):
             number += 1
 
     def _look(self, at_memory: bool) -> Sample:
-        processes = list(tree(self._root) if self._root else outside(self._apart))
         memory = {}
-        for process in processes:
+        for process, part in descendants(self._apart):
             with suppress(psutil.Error), process.oneshot():
                 cpu, name = process.cpu_times(), label(process)
-                self._cpu_s[process.pid] = (name, cpu.user + cpu.system)
-                if at_memory:
+                self._usage[process.pid] = Usage(part, name, cpu.user + cpu.system)
+                if at_memory and part == SYSTEM:
                     full = process.memory_full_info()
                     memory[f"{name} {process.pid}"] = Memory(full.uss / MIB, full.pss / MIB)
-        total: dict[str, float] = defaultdict(float)
-        for name, seconds in self._cpu_s.values():
-            total[name] += seconds
-        return Sample(time.time(), total, memory if at_memory else None)
+        return Sample(time.time(), dict(self._usage), machine_busy_s(), memory if at_memory else None)
 
-    def cpu_s(self, begin_s: float, end_s: float) -> dict[str, float]:
+    def cpu_s(self, begin_s: float, end_s: float, part: str = SYSTEM) -> dict[str, float]:
         """CPU seconds between two times, per kind of process, the busiest first."""
-        times = [each.time_s for each in self.samples]
-        names = self.samples[-1].cpu_s
-        used = {}
-        for name in names:
-            series = [each.cpu_s.get(name, 0.0) for each in self.samples]
-            used[name] = float(np.interp(end_s, times, series) - np.interp(begin_s, times, series))
+        used: dict[str, float] = {}
+        for pid, last in self.samples[-1].usage.items():
+            if last.part == part:
+                used[last.name] = used.get(last.name, 0.0) + self._cpu_s_of(pid, begin_s, end_s)
         return dict(sorted(used.items(), key=lambda item: -item[1]))
 
+    def _cpu_s_of(self, pid: int, begin_s: float, end_s: float) -> float:
+        return self._between(
+            begin_s, end_s, [each.usage[pid].cpu_s if pid in each.usage else 0.0 for each in self.samples]
+        )
+
+    def foreign_cores(self, begin_s: float, end_s: float) -> float:
+        """How many cores processes that have nothing to do with the benchmark kept busy meanwhile."""
+        ours = sum(self._cpu_s_of(pid, begin_s, end_s) for pid in self.samples[-1].usage)
+        busy = self._between(begin_s, end_s, [each.busy_s for each in self.samples])
+        return max(0.0, (busy - ours) / (end_s - begin_s))
+
+    def _between(self, begin_s: float, end_s: float, series: list[float]) -> float:
+        times = [each.time_s for each in self.samples]
+        return float(np.interp(end_s, times, series) - np.interp(begin_s, times, series))
+
     def peak_mib(self) -> float:
-        """The most memory that all of them had together: what each alone holds, and the shared pages once."""
+        """The most memory that all of the system had together: what each alone holds, and the shared pages once."""
         return max(sum(each.pss for each in sample.memory.values()) for sample in self.samples if sample.memory)
 
 
-def tree(root: int) -> Iterator[psutil.Process]:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(root)
-        yield process
-        yield from process.children(recursive=True)
+def descendants(apart: Mapping[int, str]) -> Iterator[tuple[psutil.Process, str]]:
+    """This process and all that descend from it, parents first, each with the part it belongs to."""
+    me = psutil.Process()
+    yield me, HERE
+    parts: dict[int, str] = {}
+    for process in me.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            parent = process.ppid()
+            parts[process.pid] = apart.get(process.pid) or parts.get(parent, SYSTEM)
+            yield process, parts[process.pid]
 
 
-def outside(apart: Collection[int]) -> Iterator[psutil.Process]:
-    for child in psutil.Process().children():
-        if child.pid not in apart:
-            yield from tree(child.pid)
+def machine_busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def label(process: psutil.Process) -> str:

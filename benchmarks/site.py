@@ -30,7 +30,7 @@ START_TIMEOUT_S = 60.0
 
 @dataclass
 class Site:
-    """`apart` are the ids of the processes that are not what is measured: the broker, whoever sends the traffic."""
+    """`apart` names, by their ids, the processes that are not what is measured: the broker, whoever sends traffic."""
 
     data: Path
     console: Console
@@ -38,9 +38,8 @@ class Site:
     processes: Processes
     client: ClientName
     broker: str
-    broker_pid: int
     bootstrap: str
-    apart: set[int]
+    apart: dict[int, str]
 
     @property
     def kafka(self) -> KafkaSettings:
@@ -81,7 +80,7 @@ def open_site(client: ClientName) -> Iterator[Site]:
             console.say(f"On {name}.")
             start = start_kafka if command else start_development_broker
             bootstrap, pid = start(processes, data, command or [])
-            site = Site(data, console, stopping, processes, client, name, pid, bootstrap, {pid})
+            site = Site(data, console, stopping, processes, client, name, bootstrap, {pid: BROKER})
             site.wait(lambda: accepts(bootstrap), name, BROKER, START_TIMEOUT_S)
             yield site
 

@@ -1,8 +1,10 @@
 """Throughput: a system drains a topic that was filled before it started."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.errors import HeadraceError
+from app.operate.stack import BROKER
 from benchmarks.meter import Meter
 from benchmarks.outputs import append_times, middle
 from benchmarks.site import Site
@@ -13,6 +15,7 @@ SOURCE = "payments-preloaded"
 TRIM = 0.2
 """The share at the beginning and the end of a drain that does not count: starts, ends, partitions out of step."""
 LINGER_MS = 5
+DISTURBED_CORES = 0.15
 
 
 def measure_throughput(site: Site, systems: list[System], payments: Payments, events: int) -> list[dict[str, Any]]:
@@ -25,7 +28,7 @@ def measure_throughput(site: Site, systems: list[System], payments: Payments, ev
 def measure_drain(site: Site, number: int, system: System, events: int) -> dict[str, Any]:
     target = f"throughput-{number}"
     site.make_topics(target)
-    with Meter(site.apart) as meter, Meter(root=site.broker_pid) as broker:
+    with Meter(site.apart) as meter:
         system.start(site, SOURCE, target, LINGER_MS)
         try:
             system.wait_until_done(site, SOURCE, target)
@@ -36,23 +39,31 @@ def measure_drain(site: Site, number: int, system: System, events: int) -> dict[
         raise HeadraceError(f"{system.name} left {len(times_ms)} scores of {events} payments")
     begin_s, end_s = middle(times_ms, TRIM)
     measured = (1 - 2 * TRIM) * events
-    cpu_s, broker_s = meter.cpu_s(begin_s, end_s), broker.cpu_s(begin_s, end_s)
     row = {
         "system": system.name,
         "events_per_s": round(measured / (end_s - begin_s)),
         "seconds": round(end_s - begin_s, 2),
-        "peak_mib": round(meter.peak_mib()),
-        **per_million(cpu_s, broker_s, measured),
+        **usage(meter, begin_s, end_s, measured),
     }
-    site.console.say(f"{system.name}: {row['events_per_s']:,} events/s")
+    site.console.say(f"{system.name}: {row['events_per_s']:,} events/s{disturbance(row)}")
     return row
 
 
-def per_million(cpu_s: dict[str, float], broker_s: dict[str, float], events: float) -> dict[str, Any]:
-    """CPU seconds for a million events, the broker's beside, and which processes they went to."""
-    shares = {name: round(seconds * 1e6 / events, 2) for name, seconds in cpu_s.items()}
+def usage(meter: Meter, begin_s: float, end_s: float, events: float) -> dict[str, Any]:
+    """What it took to bring the events through between two times: CPU seconds for a million of them, the broker's
+    beside; the most memory at any time; and whether somebody else was using the machine."""
+    shares = {name: round(cpu_s * 1e6 / events, 2) for name, cpu_s in meter.cpu_s(begin_s, end_s).items()}
+    broker_s = sum(meter.cpu_s(begin_s, end_s, BROKER).values())
     return {
         "cpu_s_per_million": round(sum(shares.values()), 2),
-        "broker_cpu_s_per_million": round(sum(broker_s.values()) * 1e6 / events, 2),
+        "broker_cpu_s_per_million": round(broker_s * 1e6 / events, 2),
         "cpu_s_per_million_by_process": {name: share for name, share in shares.items() if share >= 0.05},
+        "peak_mib": round(meter.peak_mib()),
+        "foreign_cores": round(meter.foreign_cores(begin_s, end_s), 2),
     }
+
+
+def disturbance(row: Mapping[str, Any]) -> str:
+    """A warning, when other processes took part of the machine."""
+    foreign = row["foreign_cores"]
+    return f" (but others kept {foreign:.1f} cores busy: measure again)" if foreign > DISTURBED_CORES else ""

@@ -36,7 +36,7 @@ def send(site: Site, file: Path, topic: str, rate: float | None) -> None:
     """Sends a file, in a process of its own, and returns when the broker has it all."""
     command = [sys.executable, "-m", "app", "replay", "--file", str(file), "--topic", topic, "--json"]
     command += ["--bootstrap", site.bootstrap, "--rate", "max" if rate is None else f"{rate:g}"]
-    site.apart.add(start(site.processes, SENDER, command))
+    site.apart[start(site.processes, SENDER, command)] = SENDER
     while (status := site.processes.exit_status(SENDER)) is None:
         if site.stopping.wait(0.1):
             raise KeyboardInterrupt

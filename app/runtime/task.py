@@ -192,7 +192,10 @@ def warm_up(pipeline: Pipeline[Any]) -> None:
         name: np.array([blank[kind]], object if kind is str else kind) for name, kind in pipeline.fields.items()
     }
     for features in pipeline.features:
-        KeyedState(features, 0).update(columns, columns["time"])
+        state = KeyedState(features, 0)
+        state.update(columns, columns["time"])
+        state.expire(0)
+        KeyedState.restore(features, 0, state.snapshot())
 
 
 def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:

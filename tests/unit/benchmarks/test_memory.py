@@ -3,7 +3,7 @@ from benchmarks.meter import Memory, Sample
 
 
 def sample(minute: float, **uss: float) -> Sample:
-    return Sample(minute * 60, {}, {name: Memory(value, value) for name, value in uss.items()})
+    return Sample(minute * 60, {}, 0.0, {name: Memory(value, value) for name, value in uss.items()})
 
 
 def test_memory_that_grew_at_the_start_only_is_flat() -> None:
@@ -22,6 +22,6 @@ def test_a_leak_shows_in_its_process() -> None:
 
 
 def test_samples_of_cpu_alone_are_left_out() -> None:
-    cpu_only = [Sample(minute * 60 + 30, {"worker": 1.0}, None) for minute in range(11)]
+    cpu_only = [Sample(minute * 60 + 30, {}, 0.0, None) for minute in range(11)]
     samples = sorted([*(sample(minute, worker=100) for minute in range(11)), *cpu_only], key=lambda each: each.time_s)
     assert growth(samples)["flat"]

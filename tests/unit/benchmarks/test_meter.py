@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.meter import Memory, Meter, Sample, outside
+from benchmarks.meter import HERE, SYSTEM, Memory, Meter, Sample, Usage, descendants
 
 BURN = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nprint('burnt', flush=True)"
 WAIT = "\ninput()"
@@ -23,36 +23,56 @@ def burner() -> Iterator["subprocess.Popen[str]"]:
         process.communicate("\n")
 
 
-def metered(meter: Meter) -> Sample:
-    """The first sample that it takes."""
+def sample(time_s: float, *usage: Usage, busy_s: float = 0.0, memory: dict[str, Memory] | None = None) -> Sample:
+    return Sample(time_s, dict(enumerate(usage)), busy_s, memory)
+
+
+def test_it_counts_the_cpu_seconds_and_the_memory_of_a_child(burner: "subprocess.Popen[str]") -> None:
+    meter = Meter({})
     with meter:
         deadline_s = time.monotonic() + 20
         while not meter.samples and time.monotonic() < deadline_s:
             time.sleep(0.01)
-    return meter.samples[0]
+    taken = meter.samples[0]
+    assert taken.usage[burner.pid].part == SYSTEM
+    assert taken.usage[burner.pid].cpu_s >= 0.3
+    assert taken.memory is not None
+    assert all(0 < each.uss <= each.pss for each in taken.memory.values())
 
 
-def test_it_counts_the_cpu_seconds_and_the_memory_of_a_child(burner: "subprocess.Popen[str]") -> None:
-    sample = metered(Meter(root=burner.pid))
-    assert sum(sample.cpu_s.values()) >= 0.3
-    assert sample.memory is not None
-    assert all(0 < each.uss <= each.pss for each in sample.memory.values())
+def test_a_tree_that_stands_apart_is_another_part(burner: "subprocess.Popen[str]") -> None:
+    parts = {process.pid: part for process, part in descendants({burner.pid: "broker"})}
+    assert parts[burner.pid] == "broker"
+    assert parts[os.getpid()] == HERE
 
 
-def test_a_tree_that_stands_apart_is_not_counted(burner: "subprocess.Popen[str]") -> None:
-    assert burner.pid in {each.pid for each in outside(())}
-    assert burner.pid not in {each.pid for each in outside({burner.pid})}
-    assert os.getpid() not in {each.pid for each in outside(())}
-
-
-def test_what_a_process_used_between_two_times_is_interpolated() -> None:
-    meter = Meter()
-    meter.samples = [Sample(10, {"a": 1.0}, None), Sample(20, {"a": 3.0, "b": 4.0}, None)]
+def test_what_a_part_used_between_two_times_is_interpolated() -> None:
+    meter = Meter({})
+    meter.samples = [
+        sample(10, Usage(SYSTEM, "a", 1.0)),
+        sample(20, Usage(SYSTEM, "a", 3.0), Usage(SYSTEM, "b", 4.0), Usage("broker", "java", 9.0)),
+    ]
     assert meter.cpu_s(10, 15) == {"b": 2.0, "a": 1.0}
+    assert meter.cpu_s(10, 20, "broker") == {"java": 9.0}
+
+
+def test_processes_of_one_kind_count_together() -> None:
+    meter = Meter({})
+    meter.samples = [sample(0), sample(1, Usage(SYSTEM, "worker", 1.0), Usage(SYSTEM, "worker", 2.0))]
+    assert meter.cpu_s(0, 1) == {"worker": 3.0}
+
+
+def test_what_others_use_of_the_machine_is_seen() -> None:
+    meter = Meter({})
+    meter.samples = [
+        sample(0, Usage(SYSTEM, "worker", 0.0), Usage(HERE, "python", 0.0), busy_s=50.0),
+        sample(10, Usage(SYSTEM, "worker", 9.0), Usage(HERE, "python", 1.0), busy_s=65.0),
+    ]
+    assert meter.foreign_cores(0, 10) == 0.5
 
 
 def test_the_peak_is_that_of_all_processes_together() -> None:
-    meter = Meter()
+    meter = Meter({})
     first, second = {"a": Memory(1, 10), "b": Memory(1, 1)}, {"a": Memory(1, 6), "b": Memory(1, 6)}
-    meter.samples = [Sample(1, {}, first), Sample(2, {}, None), Sample(3, {}, second)]
+    meter.samples = [sample(1, memory=first), sample(2), sample(3, memory=second)]
     assert meter.peak_mib() == 12

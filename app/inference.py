@@ -41,7 +41,8 @@ class ModelCalls:
         self, handles: Mapping[str, Any], models: Mapping[str, Any], loop: asyncio.AbstractEventLoop, timeout_ms: int
     ) -> None:
         self.timeout_ms = timeout_ms
-        self._handles = dict(handles)
+        # Each look-up of a method on a handle makes a new handle.
+        self._score = {name: handle.score for name, handle in handles.items()}
         self._inputs = {name: tuple(model_class(model).inputs) for name, model in models.items()}
         self._outputs = {name: tuple(model_class(model).outputs) for name, model in models.items()}
         self._loop = loop
@@ -52,7 +53,7 @@ class ModelCalls:
         return asyncio.run_coroutine_threadsafe(self._ask_all(columns, rows), self._loop)
 
     async def _ask_all(self, columns: Columns, rows: int) -> Scores:
-        names = list(self._handles)
+        names = list(self._score)
         answers = await asyncio.gather(*(self._ask(name, columns, rows) for name in names))
         merged: Columns = {}
         for name, answer in zip(names, answers, strict=True):
@@ -75,10 +76,10 @@ class ModelCalls:
         from ray.exceptions import RayActorError
 
         try:
-            return await self._handles[name].score.remote(inputs)  # type: ignore[no-any-return]
+            return await self._score[name].remote(inputs)  # type: ignore[no-any-return]
         except RayActorError:
             # The replica died with the call; the next call waits in the router for another replica.
-            return await self._handles[name].score.remote(inputs)  # type: ignore[no-any-return]
+            return await self._score[name].remote(inputs)  # type: ignore[no-any-return]
 
 
 def _check(name: str, outputs: tuple[str, ...], answer: Answer, rows: int) -> None:

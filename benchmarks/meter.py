@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 
 CPU_INTERVAL_S = 0.5
-MEMORY_EVERY = 10
-"""Memory costs some 10 ms a process to look at, in which that process cannot map memory: every 5 s."""
+MEMORY_INTERVAL_S = 5.0
+"""Memory costs some 10 ms a process to look at, in which that process cannot map memory."""
 MIB = 1 << 20
 SYSTEM, HERE = "system", "benchmark"
 
@@ -49,10 +49,11 @@ class Meter(threading.Thread):
     may grow meanwhile. Times are the wall clock's, as the broker's timestamps are.
     """
 
-    def __init__(self, apart: Mapping[int, str]) -> None:
+    def __init__(self, apart: Mapping[int, str], memory_interval_s: float = MEMORY_INTERVAL_S) -> None:
         super().__init__(name="meter", daemon=True)
         self.samples: list[Sample] = []
         self._apart = apart
+        self._memory_every = round(memory_interval_s / CPU_INTERVAL_S)
         self._usage: dict[int, Usage] = {}
         self._ending = threading.Event()
 
@@ -69,7 +70,7 @@ class Meter(threading.Thread):
     def run(self) -> None:
         number = 0
         while not self._ending.wait(CPU_INTERVAL_S):
-            self.samples.append(self._look(number % MEMORY_EVERY == 0))
+            self.samples.append(self._look(number % self._memory_every == 0))
             number += 1
 
     def _look(self, at_memory: bool) -> Sample:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
@@ -28,17 +28,22 @@ OFF = ("off", False)
 """What switches a sink off, in place of its address; unquoted, YAML reads off as false."""
 
 
+class OpenConsumer(Protocol):
+    """Opens a consumer that commits to the group, if one is given; one that is not hurried reads in large portions."""
+
+    def __call__(self, group: str | None, *, hurried: bool = True) -> Consumer: ...
+
+
 @dataclass(frozen=True)
 class Kafka:
     """How the sinks of a worker reach Kafka, and the pipeline's topics there.
 
-    open_consumer: opens a consumer that commits to the group, if one is given.
     open_producer: opens a producer; a linger of 1 ms is right, as each step flushes.
     """
 
     decisions: str
     dead_letters: str
-    open_consumer: Callable[[str | None], Consumer]
+    open_consumer: OpenConsumer
     open_producer: Callable[[], Producer]
 
 
@@ -46,12 +51,14 @@ class Kafka:
 class RunnableSink:
     """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step.
 
-    `topic` is the one that it publishes to, if it does.
+    `topic` is the one that it publishes to, if it does. A sink that is not `hurried` is one that nobody waits for: it
+    reads up to half a second late, and its delay is no part of the pipeline's latency.
     """
 
     name: str
     group: str
     topic: str | None
+    hurried: bool
     open: Callable[[Kafka], SinkLoop[Any]]
 
 
@@ -129,11 +136,17 @@ def _rejects(name: str) -> RunnableSink:
             REJECTS, kafka.dead_letters, reject_message, lambda: kafka.open_consumer(None), kafka.open_producer
         )
 
-    return _runnable(name, REJECTS, None, EveryReject(name), writer)
+    return _runnable(name, REJECTS, None, EveryReject(name), writer, hurried=False)
 
 
 def _runnable(
-    pipeline: str, sink: str, topic: str | None, selection: Selection[Any], open_writer: OpenWriter
+    pipeline: str,
+    sink: str,
+    topic: str | None,
+    selection: Selection[Any],
+    open_writer: OpenWriter,
+    *,
+    hurried: bool = True,
 ) -> RunnableSink:
     group = f"{pipeline}.{sink}"
 
@@ -143,13 +156,13 @@ def _runnable(
             pipeline=pipeline,
             sink=sink,
             log_topic=kafka.decisions,
-            consumer=kafka.open_consumer(group),
+            consumer=kafka.open_consumer(group, hurried=hurried),
             selection=selection,
             writer=open_writer(kafka, halt),
             halt=halt,
         )
 
-    return RunnableSink(sink, group, topic, open_loop)
+    return RunnableSink(sink, group, topic, hurried, open_loop)
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:

@@ -19,6 +19,8 @@ R = TypeVar("R")
 
 TICK_S = 0.005
 """The shortest pause between two batches: at 5,000/s 25 records, one produce request."""
+LINGER_MS = 5
+"""Kafka's own default since 4.0."""
 CHUNK = 1_000
 FLUSH_TIMEOUT_S = 10.0
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -79,7 +81,7 @@ def send_paced(
 
     Raises BrokerError when a record was refused, with the number of those that the broker has.
     """
-    producer = open_producer(settings, linger_ms=1 if rate else 5)
+    producer = open_producer(settings, linger_ms=LINGER_MS)
     delivery = _Delivery()
     sent = 0
     try:

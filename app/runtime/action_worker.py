@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -35,7 +36,7 @@ class SinkThread:
         self.held: frozenset[int] = frozenset()
         self.cpu_s = 0.0
         self.loop: SinkLoop[Any] = sink.open(kafka)
-        self._latency = latency
+        self._latency = latency if sink.hurried else None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
         self._thread.start()
@@ -71,8 +72,9 @@ class SinkThread:
                 report = self.loop.step(STEP_MS)
                 self.stepped_s = time.monotonic()
                 self.cpu_s = time.thread_time()
-                self._latency.observe("acted", report.logged_to_acted_ms)
-                self._latency.observe("end_to_end", report.append_to_acted_ms)
+                if self._latency is not None:
+                    self._latency.observe("acted", report.logged_to_acted_ms)
+                    self._latency.observe("end_to_end", report.append_to_acted_ms)
             self.loop.close()
         except BaseException as error:
             self.died = error
@@ -102,7 +104,7 @@ class ActionWorker:
         kafka = Kafka(
             decisions=args.topics.decisions,
             dead_letters=args.topics.dead_letters,
-            open_consumer=lambda group: open_consumer(args.kafka, group, buffer_bytes=BUFFER_BYTES),
+            open_consumer=partial(open_consumer, args.kafka, buffer_bytes=BUFFER_BYTES),
             open_producer=lambda: open_producer(args.kafka, linger_ms=1),
         )
         sinks = build_sinks(args.name, pipeline, args.sinks)

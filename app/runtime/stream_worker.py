@@ -124,11 +124,11 @@ class StreamWorker:
             self._close()
 
     def _measure(self) -> None:
-        wall_s, cpu_s = time.monotonic(), time.thread_time()
-        since_s = wall_s - self._measured[0]
+        since_s = self._stepped_s - self._measured[0]
         if since_s >= 1.0:
+            cpu_s = time.thread_time()
             self._busy = (cpu_s - self._measured[1]) / since_s
-            self._measured = (wall_s, cpu_s)
+            self._measured = (self._stepped_s, cpu_s)
 
     _measured = (0.0, 0.0)
 

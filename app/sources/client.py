@@ -26,6 +26,8 @@ MAX_RECORD_BYTES = 16 << 20
 # A broker answers a fetch at once when there is data. This bounds the wait of a partition that is assigned or
 # resumed while a fetch for others is under way: with the clients' default of 500 ms it was seen to wait 511 ms.
 FETCH_WAIT_MS = 50
+# How long a broker lets an unhurried consumer wait, unless so many bytes are there before.
+UNHURRIED_WAIT_MS, UNHURRIED_BYTES = 500, 1 << 20
 
 
 class TopicPartition(NamedTuple):

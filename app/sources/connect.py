@@ -4,18 +4,23 @@ from app.sources.client import Admin, Consumer, Producer
 from app.sources.settings import Compression, KafkaSettings
 
 
-def open_consumer(settings: KafkaSettings, group: str | None = None, *, buffer_bytes: int = 32 << 20) -> Consumer:
+def open_consumer(
+    settings: KafkaSettings, group: str | None = None, *, buffer_bytes: int = 32 << 20, hurried: bool = True
+) -> Consumer:
     """A consumer that fetches about buffer_bytes ahead; `group` is where it commits, None if it never does.
+
+    A hurried one has a record as soon as it is appended; one that is not, up to half a second later, in large portions
+    that cost broker and consumer little.
 
     Raises BrokerError when the cluster does not answer, ConfigError when the library refuses an option.
     """
     if settings.client == "kafka-python":
         from app.sources.kafka_python.consumer import KafkaPythonConsumer
 
-        return KafkaPythonConsumer(settings, group, buffer_bytes)
+        return KafkaPythonConsumer(settings, group, buffer_bytes, hurried=hurried)
     from app.sources.confluent.consumer import ConfluentConsumer
 
-    return ConfluentConsumer(settings, group, buffer_bytes)
+    return ConfluentConsumer(settings, group, buffer_bytes, hurried=hurried)
 
 
 def open_producer(settings: KafkaSettings, *, linger_ms: int = 5, compression: Compression = "none") -> Producer:

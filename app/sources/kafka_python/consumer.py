@@ -12,15 +12,26 @@ from kafka.structs import OffsetAndMetadata
 from kafka.structs import TopicPartition as KafkaPartition
 
 from app.errors import BrokerError
-from app.sources.client import FETCH_WAIT_MS, CommittedOffset, Header, Records, TopicPartition
+from app.sources.client import (
+    FETCH_WAIT_MS,
+    UNHURRIED_BYTES,
+    UNHURRIED_WAIT_MS,
+    CommittedOffset,
+    Header,
+    Records,
+    TopicPartition,
+)
 from app.sources.failures import check_that_they_exist, no_such_topic, out_of_range, require_group
 from app.sources.kafka_python.link import REQUEST_TIMEOUT_MS, Link, common_options, to_client
 from app.sources.settings import KafkaSettings
 
 
-def consumer_options(settings: KafkaSettings, group: str | None, buffer_bytes: int) -> dict[str, Any]:
+def consumer_options(
+    settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True
+) -> dict[str, Any]:
     return {
-        "fetch_max_wait_ms": FETCH_WAIT_MS,
+        "fetch_max_wait_ms": FETCH_WAIT_MS if hurried else UNHURRIED_WAIT_MS,
+        "fetch_min_bytes": 1 if hurried else UNHURRIED_BYTES,
         "fetch_max_bytes": buffer_bytes,
         "isolation_level": "read_committed",
         "metrics_enabled": False,
@@ -35,13 +46,15 @@ class KafkaPythonConsumer:
     """Pauses by assignment: 3.0.12's own pause() was seen to keep what is fetched of a partition for good when
     another one is drained meanwhile, so that resume() never gets it going again."""
 
-    def __init__(self, settings: KafkaSettings, group: str | None, buffer_bytes: int) -> None:
+    def __init__(self, settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True) -> None:
         self._link = Link(settings)
         self._group = group
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self.last_error: BrokerError | None = None
-        self._client = self._link.open(kafka.KafkaConsumer, consumer_options(settings, group, buffer_bytes))
+        self._client = self._link.open(
+            kafka.KafkaConsumer, consumer_options(settings, group, buffer_bytes, hurried=hurried)
+        )
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         check_that_they_exist(self._link.bootstrap, positions.keys() - self._positions.keys(), self.partitions)

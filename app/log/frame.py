@@ -7,7 +7,7 @@ a replay, a retry or a writer that was thought dead changes nothing (docs/guaran
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,6 +18,8 @@ from app.errors import LogError
 from app.event import Columns
 
 HEADER = "headrace"
+MOST_FRAME_BYTES = 900_000
+"""A topic takes 1,048,588 bytes unless it is configured otherwise."""
 REASONS = ("rules", "model", "fallback")
 """What decided an event: `decide` alone, `decide` with every model's answer, or the fallback."""
 
@@ -100,6 +102,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_header = msgspec.msgpack.Decoder(FrameHeader).decode
 _decode_body = msgspec.msgpack.Decoder(_Body).decode
 _decode_meta = msgspec.json.Decoder(_Meta).decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 PLACES = ("event", "features", "scores")
 NOT_A_FRAME = (msgspec.DecodeError, pa.ArrowException, OSError, StopIteration, KeyError, TypeError)
 
@@ -108,6 +111,57 @@ def encode_frame(frame: Frame) -> tuple[tuple[str, bytes], bytes]:
     """The Kafka header and the value of a frame."""
     body = _Body(_encode_columns(frame), frame.rejected)
     return (HEADER, _encode(frame.header)), _encode(body)
+
+
+class Encoded(NamedTuple):
+    """A frame as a Kafka record: `field` is the record's header that carries `header`."""
+
+    header: FrameHeader
+    field: tuple[str, bytes]
+    value: bytes
+
+
+def encode_within(frame: Frame, most_bytes: int = MOST_FRAME_BYTES) -> Iterator[Encoded]:
+    """The frame; or, when its value is larger than most_bytes, several that together say the same, in source order.
+
+    What is one record's alone is never split, however large.
+    """
+    field, value = encode_frame(frame)
+    offsets = np.sort([*frame.decided.offsets, *(each.offset for each in frame.rejected)])
+    if len(value) <= most_bytes or len(offsets) < 2:
+        yield Encoded(frame.header, field, value)
+        return
+    middle = int(offsets[len(offsets) // 2])
+    yield from encode_within(_cut(frame, frame.header.first, middle - 1), most_bytes)
+    yield from encode_within(_cut(frame, middle, frame.header.last), most_bytes)
+
+
+def _cut(frame: Frame, first: int, last: int) -> Frame:
+    """What the frame says of the source offsets first..last."""
+    decided = frame.decided
+    rows = slice(*np.searchsorted(decided.offsets, (first, last + 1)).tolist())
+    append_ms, actions = decided.append_ms[rows], decided.actions[rows]
+    rejected = [each for each in frame.rejected if first <= each.offset <= last]
+    header = msgspec.structs.replace(
+        frame.header,
+        first=first,
+        last=last,
+        decided=len(append_ms),
+        rejected=len(rejected),
+        actions=sum(len(_decode_list(each)) for each in actions if each),
+        oldest_ms=int(append_ms.min()) if len(append_ms) else 0,
+        newest_ms=int(append_ms.max()) if len(append_ms) else 0,
+    )
+    columns = {place: {name: column[rows] for name, column in getattr(decided, place).items()} for place in PLACES}
+    own = Decided(
+        offsets=decided.offsets[rows],
+        append_ms=append_ms,
+        reasons=decided.reasons[rows],
+        actions=actions,
+        versions=decided.versions,
+        **columns,
+    )
+    return Frame(header, frame.stages, own, rejected)
 
 
 def _encode_columns(frame: Frame) -> bytes:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.errors import BrokerError, InferenceError
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
-from app.log.frame import Frame, Stages, encode_frame
+from app.log.frame import Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
@@ -329,27 +330,29 @@ class StreamLoop(Generic[E]):
         self._pace.observe(work_ms=batch.work_ms, call_ms=batch.scored_ms - batch.queued_ms)
 
     def _write(self, frame: Frame) -> None:
-        header, value = encode_frame(frame)
         self.totals.decisions += frame.header.decided
         self.totals.dead_letters += frame.header.rejected
         self.totals.actions += frame.header.actions
-        self._parts.log.send(
-            self._decisions_topic,
-            value,
-            partition=frame.header.partition,
-            headers=[header],
-            on_delivery=lambda error, offset, append_ms: self._logged(frame, error, offset, append_ms),
-        )
+        for encoded in encode_within(frame):
+            self._parts.log.send(
+                self._decisions_topic,
+                encoded.value,
+                partition=encoded.header.partition,
+                headers=[encoded.field],
+                on_delivery=partial(self._logged, encoded.header, frame.stages.decided_ms),
+            )
 
-    def _logged(self, frame: Frame, error: BrokerError | None, offset: int, append_ms: int) -> None:
+    def _logged(
+        self, header: FrameHeader, decided_ms: float, error: BrokerError | None, offset: int, append_ms: int
+    ) -> None:
         if error is not None:
             self._failed = error
             return
-        held = self._held.get(frame.header.partition)
+        held = self._held.get(header.partition)
         if held:
-            held.logged_through = max(held.logged_through, frame.header.last)
+            held.logged_through = max(held.logged_through, header.last)
             held.log_offset = offset + 1
-        self.latency.observe_batch("logged", append_ms - frame.stages.decided_ms, frame.header.decided)
+        self.latency.observe_batch("logged", append_ms - decided_ms, header.decided)
 
     def _observe(self, batch: Batch[E], decided_ms: float) -> None:
         rows, observe = batch.rows, self.latency.observe_batch

@@ -25,6 +25,7 @@ from app.log.frame import (
     decode_frame,
     decode_header,
     encode_frame,
+    encode_within,
 )
 
 STAGES = Stages(1.5, 2.5, 3.5, 4.5, 5.5)
@@ -88,7 +89,7 @@ def frames(draw: st.DrawFn) -> Frame:
     decided = first + np.array([at for at, fate in enumerate(fates) if fate == "d"], dtype=np.int64)
     rows = len(decided)
     seeds = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 10**6, rows)
-    actions = [(None, b"[]", b'[{"type": "Hold"}]')[seed % 3] for seed in seeds]
+    actions = [(None, b'[{}]', b'[{"type": "Hold"}]')[seed % 3] for seed in seeds]
     columns = [{name: COLUMNS[kind](seeds) for name, kind in draw(places).items()} for _ in range(3)]
     dead = [
         DeadLetter(
@@ -123,6 +124,39 @@ def test_a_frame_comes_back_from_the_log_as_it_was_written(sent: Frame) -> None:
             assert columns[name].dtype == expected.dtype
             assert columns[name].shape == expected.shape
             np.testing.assert_array_equal(columns[name], expected)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(frames(), st.integers(0, 6_000))
+def test_a_frame_that_is_too_large_becomes_several_that_say_the_same(sent: Frame, most_bytes: int) -> None:
+    parts = list(encode_within(sent, most_bytes))
+    assert [each.header.first for each in parts] == [sent.header.first, *(each.header.last + 1 for each in parts[:-1])]
+    assert parts[-1].header.last == sent.header.last
+    for each in parts:
+        assert len(each.value) <= most_bytes or each.header.decided + each.header.rejected <= 1 or len(parts) == 1
+        assert decode_header([each.field]) == each.header
+    read = [decode_frame(each.header, each.value) for each in parts]
+    for part in read:
+        outcomes = [*part.decided.offsets, *(letter.offset for letter in part.rejected)]
+        assert all(part.header.first <= offset <= part.header.last for offset in outcomes)
+        assert (part.header.decided, part.header.rejected) == (len(part.decided.offsets), len(part.rejected))
+        assert (part.stages, part.decided.versions) == (sent.stages, sent.decided.versions)
+    assert [letter for part in read for letter in part.rejected] == list(sent.rejected)
+    assert [action for part in read for action in part.decided.actions] == list(sent.decided.actions)
+    for name in ("offsets", "append_ms", "reasons"):
+        joined = np.concatenate([getattr(part.decided, name) for part in read])
+        np.testing.assert_array_equal(joined, getattr(sent.decided, name))
+    for place in ("event", "features", "scores"):
+        for name, expected in getattr(sent.decided, place).items():
+            joined = np.concatenate([getattr(part.decided, place)[name] for part in read])
+            np.testing.assert_array_equal(joined, expected)
+
+
+def test_the_parts_of_a_frame_know_their_own_actions_and_times() -> None:
+    actions = [b'[{"type": "Hold"}, {"type": "Call"}]', None, b'[{"type": "Hold"}]', None]
+    parts = [each.header for each in encode_within(frame(0, 9, [1, 3, 5, 7], actions=actions), 0)]
+    assert [(each.first, each.last, each.actions) for each in parts] == [(0, 2, 2), (3, 4, 0), (5, 6, 1), (7, 9, 0)]
+    assert [(each.oldest_ms, each.newest_ms) for each in parts] == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
 def test_numbers_are_views_of_the_record_and_nothing_is_copied() -> None:

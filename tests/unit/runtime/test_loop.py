@@ -405,3 +405,13 @@ def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
     frame = decode_frame(decode_header(stored.headers), stored.value or b"")
     assert np.array_equal(frame.decided.event["value"], [3.0])
     assert REASONS[frame.decided.reasons[0]] == "rules"
+
+
+def test_a_micro_batch_of_wide_events_is_logged_in_records_that_every_topic_takes(world: World) -> None:
+    for number in range(40):
+        world.append(0, {"id": "x" * 100_000, "time": START_MS, "card": "c", "amount": float(number)}, "c")
+    run(world.worker(), world)
+    stored = world.broker.logs[TopicPartition("decisions", 0)]
+    assert max(len(each.value or b"") for each in stored) < 1_000_000
+    assert len(stored) > 4
+    assert sorted(world.outcomes(0)) == list(range(40))

@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
     """How much is measured. The lower rate takes longer: one payment in 250 is held, and a p99 of few means little."""
 
     quick: bool = False
-    events: int = 2_000_000
+    events: int = 4_000_000
     loads: tuple[Load, ...] = (Load(1_000, 20, 70), Load(5_000, 20, 40))
     memory_minutes: float = 10
     features_events: int = 2_000_000

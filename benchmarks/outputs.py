@@ -51,9 +51,9 @@ def latencies(
     return np.array([done_ms - at_ms[name] for name, done_ms in targets if at_ms[name] >= begin_ms])
 
 
-def middle(times_ms: npt.NDArray[np.int64], trim: float) -> tuple[float, float]:
-    """Between which times, in seconds, all but the first and the last share `trim` of the records were appended."""
-    begin_ms, end_ms = np.quantile(times_ms, (trim, 1 - trim))
+def between(times_ms: npt.NDArray[np.int64], begin: float, end: float) -> tuple[float, float]:
+    """Between which times, in seconds, the records between the shares `begin` and `end` of all were appended."""
+    begin_ms, end_ms = np.quantile(times_ms, (begin, end))
     return float(begin_ms) / 1000, float(end_ms) / 1000
 
 

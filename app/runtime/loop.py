@@ -33,6 +33,8 @@ E = TypeVar("E", bound=Event)
 logger = logging.getLogger("ray.serve")
 
 IDLE_WAIT_MS = 20.0
+BACKLOG_SHARE = 0.25
+"""Of max_batch. So many rows cost more than what a micro-batch costs by itself, so that a pause would save nothing."""
 RETRY_MS = (100.0, 2_000.0)
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
@@ -252,8 +254,8 @@ class StreamLoop(Generic[E]):
         if not rows:
             self._next_batch_ms = fetched_ms + (self._pace.shortest_ms if self._in_flight else 0)
             return False
-        # A full poll means a backlog: then the pause would only cost throughput.
-        self._next_batch_ms = fetched_ms + (0 if rows >= self._tuning.max_batch else self._pace.interval_ms)
+        backlog = rows >= BACKLOG_SHARE * self._tuning.max_batch
+        self._next_batch_ms = fetched_ms + (0 if backlog else self._pace.interval_ms)
         admitted = [self._held[records.partition].task.admit(records) for records in polled]
         parts = [part for part in admitted if part is not None]
         if parts:

@@ -1,4 +1,4 @@
-"""Brokers for tests: one of each kind a session, in a process of its own, on a free port."""
+"""Brokers for tests, one of each kind a session, in a process of its own, on a free port; and a browser."""
 
 import os
 import shlex
@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
+INSTALL_BROWSER = ROOT / "scripts" / "install-browser"
 START_DEADLINE_S = 60
 
 
@@ -104,3 +106,42 @@ def bootstrap(request: pytest.FixtureRequest) -> str:
     """The address of one broker after the other: a test that takes it runs against both."""
     name = "dev_broker" if request.param == "development broker" else "apache_kafka"
     return str(request.getfixturevalue(name))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium, installed where it is missing and may be installed."""
+    found = subprocess.run([INSTALL_BROWSER], capture_output=True, text=True, timeout=280, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Whatever is not on loopback goes to a proxy that does not exist."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox", "--disable-background-networking"],
+            proxy={"server": "http://127.0.0.1:9", "bypass": "127.0.0.1"},
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def requested() -> list[str]:
+    """The addresses that the page has asked for."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, requested: list[str]) -> Iterator[Page]:
+    """A page whose scripts must not fail."""
+    errors: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert errors == []

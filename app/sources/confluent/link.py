@@ -81,7 +81,9 @@ class Link:
         return opened
 
     def note(self, error: Any) -> None:
-        """The error callback. Logs once an outage."""
+        """The error callback. Logs once an outage. That all brokers are down only repeats what is known of each."""
+        if error.code() == ck.KafkaError._ALL_BROKERS_DOWN and self.last_error is not None:
+            return
         describe = unreachable if error.code() in PASSING else refused
         latest = describe(self.bootstrap, error.str())
         if self.last_error is None:

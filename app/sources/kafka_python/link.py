@@ -1,8 +1,9 @@
 """What consumer, producer and admin of kafka-python share: options, first contact, errors."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import kafka
 from kafka import errors
@@ -50,9 +51,10 @@ class Link:
     def open(self, client: Any, options: Mapping[str, Any]) -> Any:
         """Makes the client; the library itself waits for the cluster's first answer."""
         try:
-            return client(**options, kafka_client=self._open_net)
+            with Overheard() as overheard:
+                return client(**options, kafka_client=self._open_net)
         except errors.KafkaTimeoutError as error:
-            raise unreachable(self.bootstrap, error) from error
+            raise unreachable(self.bootstrap, overheard.reasons or error) from error
         except (errors.KafkaConfigurationError, ValueError, RuntimeError) as error:
             raise ConfigError(f"kafka-python refuses an option: {error}; correct the Kafka settings") from error
 
@@ -81,6 +83,29 @@ class Link:
             raise unreachable(self.bootstrap, error) from error
         except errors.KafkaError as error:
             raise refused(self.bootstrap, error) from error
+
+
+class Overheard(logging.Handler):
+    """Why first contact fails: the library tells it in its log and nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._failures: list[str] = []
+
+    @property
+    def reasons(self) -> str:
+        """All that were told; a broker that refuses a password sometimes just hangs up."""
+        return ", ".join(dict.fromkeys(self._failures))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._failures += [str(each) for each in record.args or () if isinstance(each, Exception)]
+
+    def __enter__(self) -> Self:
+        logging.getLogger("kafka.net.manager").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("kafka.net.manager").removeHandler(self)
 
 
 def to_client(partitions: Collection[TopicPartition]) -> list[Any]:

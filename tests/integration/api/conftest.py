@@ -1,22 +1,17 @@
-"""The live page in a browser: a server over logs in memory, and a Chromium that tells where it goes."""
+"""The live page: a server over logs in memory."""
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.http import create_api
 from tests.integration.conftest import free_port
 from tests.support.memory import MemoryBroker
 from tests.unit.api.stand_in import Coordinator, DecidedProducer, Stream, make_backend
-
-INSTALL_BROWSER = Path(__file__).parents[3] / "scripts" / "install-browser"
 
 
 class Site:
@@ -66,42 +61,3 @@ def site() -> Iterator[Site]:
     site.start()
     yield site
     site.stop()
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """The path of a Chromium, installed where it is missing and may be installed."""
-    found = subprocess.run([INSTALL_BROWSER], capture_output=True, text=True, timeout=280, check=False)
-    assert found.returncode == 0, found.stderr
-    return found.stdout.splitlines()[-1]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    """Whatever is not on loopback goes to a proxy that does not exist."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium,
-            args=["--no-sandbox", "--disable-background-networking"],
-            proxy={"server": "http://127.0.0.1:9", "bypass": "127.0.0.1"},
-        )
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def requested() -> list[str]:
-    """The addresses that the page has asked for."""
-    return []
-
-
-@pytest.fixture
-def page(browser: Browser, requested: list[str]) -> Iterator[Page]:
-    """A page whose scripts must not fail."""
-    errors: list[str] = []
-    page = browser.new_page()
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
-    page.close()
-    assert errors == []

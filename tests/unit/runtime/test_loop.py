@@ -415,3 +415,19 @@ def test_a_micro_batch_of_wide_events_is_logged_in_records_that_every_topic_take
     assert max(len(each.value or b"") for each in stored) < 1_000_000
     assert len(stored) > 4
     assert sorted(world.outcomes(0)) == list(range(40))
+
+
+@pytest.mark.parametrize(("rows", "at_once"), [(9, False), (10, True)])
+def test_the_loop_pauses_between_small_micro_batches_and_not_in_a_backlog(
+    world: World, monkeypatch: pytest.MonkeyPatch, rows: int, at_once: bool
+) -> None:
+    monkeypatch.setattr(World, "_tick", lambda world: world.now_ms)
+    loop = world.worker(max_batch=40)
+    for number in range(rows):
+        world.pay(0, "c", 1.0, START_MS + number)
+    run(loop, world)
+    world.pay(0, "c", 1.0, START_MS + rows)
+    loop.step()
+    assert (len(world.outcomes(0)) == rows + 1) is at_once
+    world.now_ms += 50
+    run(loop, world)

@@ -62,6 +62,10 @@ def broker(sizes: Sizes) -> Section:
     return dict(run_module("benchmarks.broker"))
 
 
+def broker_steady(sizes: Sizes) -> Section:
+    return dict(run_module("benchmarks.broker", "--minutes", f"{sizes.memory_minutes:g}"))
+
+
 def run_module(module: str, *options: str) -> Any:
     """What a benchmark of a part alone writes with --json."""
     with TemporaryDirectory() as folder:
@@ -75,7 +79,11 @@ ON_A_SITE: Mapping[str, Callable[[Site, Sizes], Section]] = {
     "latency": latency,
     "memory": memory,
 }
-ALONE: Mapping[str, Callable[[Sizes], Section]] = {"features": features, "broker": broker}
+ALONE: Mapping[str, Callable[[Sizes], Section]] = {
+    "features": features,
+    "broker": broker,
+    "broker-steady": broker_steady,
+}
 WITHOUT_ONLY = ("throughput", "latency", "features", "broker")
 
 

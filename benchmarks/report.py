@@ -115,12 +115,31 @@ def broker(section: Results) -> str:
     )
 
 
+def broker_steady(section: Results) -> str:
+    samples = section["steady"]
+    first, last = samples[1], samples[-1]  # retention removes its first segment after half a minute
+    cores = (last["cpu_s"] - first["cpu_s"]) / (last["at_s"] - first["at_s"])
+    return table(
+        f"The development broker at 5,000 records/s with retention on, {cores:.2f} cores",
+        ["send to consume, p50 / p99", "memory"],
+        (
+            [
+                f"half a minute up to {each['at_s'] / 60:.1f} min",
+                f"{each['p50_ms']:.1f} / {each['p99_ms']:.1f} ms",
+                f"{each['rss_mib']:.0f} MiB",
+            ]
+            for each in (first, samples[len(samples) // 2], last)
+        ),
+    )
+
+
 SECTIONS = {
     "throughput": throughput,
     "latency": latency,
     "memory": memory,
     "features": features,
     "broker": broker,
+    "broker-steady": broker_steady,
 }
 
 

@@ -13,6 +13,7 @@ import psutil
 
 FILE = Path(__file__).parent / "results" / "pipeline.json"
 LIBRARIES = ("ray", "torch", "numpy", "numba", "msgspec", "confluent-kafka", "kafka-python")
+WRITTEN = (":!README.md", ":!benchmarks/results")
 GIB = 1 << 30
 
 
@@ -36,9 +37,10 @@ def circumstances() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is checked out, with a + when files differ from it."""
-    said = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "unknown"
+    """The commit that is checked out, with a + when files differ from it, others than those written here."""
+    said = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, check=False)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *WRITTEN], capture_output=True, check=False)
+    return said.stdout.strip() + "+" * changed.returncode if said.returncode == 0 else "unknown"
 
 
 def cpu() -> str:

@@ -127,11 +127,12 @@ def encode_within(frame: Frame, most_bytes: int = MOST_FRAME_BYTES) -> Iterator[
     What is one record's alone is never split, however large.
     """
     field, value = encode_frame(frame)
-    offsets = np.sort([*frame.decided.offsets, *(each.offset for each in frame.rejected)])
-    if len(value) <= most_bytes or len(offsets) < 2:
+    outcomes = frame.header.decided + frame.header.rejected
+    if len(value) <= most_bytes or outcomes < 2:
         yield Encoded(frame.header, field, value)
         return
-    middle = int(offsets[len(offsets) // 2])
+    offsets = sorted([*frame.decided.offsets.tolist(), *(each.offset for each in frame.rejected)])
+    middle = offsets[outcomes // 2]
     yield from encode_within(_cut(frame, frame.header.first, middle - 1), most_bytes)
     yield from encode_within(_cut(frame, middle, frame.header.last), most_bytes)
 

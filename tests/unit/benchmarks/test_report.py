@@ -40,6 +40,17 @@ def test_the_table_says_where_it_was_taken_and_on_which_broker() -> None:
     assert "a machine; on Apache Kafka, Headrace with confluent-kafka, 2030-01-01, commit abc" in text
 
 
+def test_a_long_run_of_the_broker_is_told_by_its_begin_middle_and_end() -> None:
+    steady = [
+        {"at_s": at_s, "p50_ms": 5.0, "p99_ms": 9.0, "rss_mib": 60.0 + at_s / 30, "cpu_s": at_s / 10}
+        for at_s in range(30, 630, 30)
+    ]
+    text = render({"broker-steady": {"circumstances": AT, "steady": steady}})
+    assert "retention on, 0.10 cores |" in text
+    assert "| half a minute up to 1.0 min | 5.0 / 9.0 ms | 62 MiB |" in text
+    assert "| half a minute up to 10.0 min | 5.0 / 9.0 ms | 80 MiB |" in text
+
+
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nbehind\n")

@@ -161,10 +161,13 @@ function bySink(reports) {
   return [...sinks.values()];
 }
 
+// Records of the decision log. A sink that reads in portions is half a second behind all the time.
+const UP_TO_DATE_LAG = 500;
+
 function sinkState({ error, orphan, lag }) {
   if (error) return ["failing", "Failing"];
   if (orphan) return ["failing", "No worker"];
-  return lag > 0 ? ["behind", "Catching up"] : ["done", "Up to date"];
+  return lag > UP_TO_DATE_LAG ? ["behind", "Catching up"] : ["done", "Up to date"];
 }
 
 function createSink({ name }) {

@@ -89,6 +89,17 @@ def test_a_partition_without_a_worker_and_a_failing_sink_are_told(site: Site, pa
     expect(page.locator("#sinks tr").first).to_contain_text("Failing")
 
 
+def test_a_sink_is_catching_up_when_it_is_more_than_a_portion_behind(site: Site, page: Page):
+    first, *others = site.coordinator.document["sinks"]
+    site.coordinator.document["sinks"] = [first, *(each for each in others if each["sink"] != first["sink"])]
+    first["lag"] = 500
+    page.goto(site.url)
+    sink = page.locator("#sinks tr", has_text=first["sink"])
+    expect(sink).to_contain_text("Up to date")
+    first["lag"] = 501
+    expect(sink).to_contain_text("Catching up")
+
+
 def test_the_page_tells_that_the_connection_is_lost_and_recovers(site: Site, page: Page):
     page.goto(site.url)
     expect(page.locator("#connection")).to_have_text("Live")

@@ -1,5 +1,6 @@
 """See app.sources.client.Consumer."""
 
+import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -27,6 +28,8 @@ from app.sources.settings import KafkaSettings
 
 BEGINNING, END = -2, -1  # the "times" of a ListOffsets request
 MOST_RECORDS_OF_A_CALL = 1_000_000
+LEADERLESS = (ck.KafkaError.NOT_LEADER_FOR_PARTITION, ck.KafkaError.LEADER_NOT_AVAILABLE)
+RETRY_S = 0.05
 
 
 def consumer_options(
@@ -145,12 +148,23 @@ class ConfluentConsumer:
     def _list_offsets(self, partitions: Collection[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
         if not partitions:
             return {}
+        wanted = [ck.TopicPartition(*place, time_ms) for place in partitions]
+        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
         with self._link.request():
-            found = self._client.offsets_for_times(
-                [ck.TopicPartition(*place, time_ms) for place in partitions], timeout=REQUEST_TIMEOUT_S
-            )
-            raise_first_error(found)
+            while (found := self._ask_for_offsets(wanted, deadline_s)) is None:
+                time.sleep(RETRY_S)
         return {TopicPartition(one.topic, one.partition): one.offset for one in found}
+
+    def _ask_for_offsets(self, wanted: list[Any], deadline_s: float) -> list[Any] | None:
+        """None when a partition's leader is just being made, as behind the creation of its topic, or is moving."""
+        try:
+            found: list[Any] = self._client.offsets_for_times(wanted, timeout=REQUEST_TIMEOUT_S)
+            raise_first_error(found)
+        except ck.KafkaException as error:
+            if error.args[0].code() in LEADERLESS and time.monotonic() < deadline_s:
+                return None
+            raise
+        return found
 
     def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], *, wait: bool = True) -> None:
         require_group(self._group)

@@ -45,8 +45,10 @@ def worker(topics: Topics, sinks: dict[str, Any]) -> Iterator[subprocess.Popen[b
     kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters]
     arguments = {"kafka": kafka, "sinks": OFF | sinks, "partitions": [0, 1]}
     command = [sys.executable, "-m", "tests.integration.actions.worker", json.dumps(arguments)]
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
         yield process
     finally:
         process.kill()

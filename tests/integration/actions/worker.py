@@ -43,6 +43,7 @@ def run(loop: SinkLoop[Any], over: threading.Event) -> None:
 def main(arguments: dict[str, Any]) -> None:
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
+    print("ready", flush=True)  # to be terminated in order
     connect = kafka(*arguments["kafka"])
     loops = [sink.open(connect) for sink in build_sinks(PIPELINE, PUBLISHED, arguments["sinks"])]
     threads = [threading.Thread(target=run, args=[loop, over]) for loop in loops]

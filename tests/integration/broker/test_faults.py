@@ -5,10 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import get_args
 
 import pytest
 
 from app.broker import Broker, Cut, Delay, Refuse, Stall
+from app.sources import ClientName, KafkaSettings, TopicPartition, open_consumer
 from tests.integration.broker.clients import Client, Record
 
 NOT_LEADER = 6
@@ -84,3 +86,14 @@ def test_what_is_produced_to_a_stalled_partition_is_there_when_it_moves(broker: 
     client.producer().flush(10)
     assert outcome == [0]
     assert client.bounds("t") == (0, 1)
+
+
+@pytest.mark.parametrize("name", get_args(ClientName))
+def test_the_offsets_of_a_partition_whose_leader_is_just_being_made_are_asked_for_again(
+    broker: Broker, client: Client, name: ClientName
+) -> None:
+    client.produce("t", [Record(b"x")], partition=1)
+    broker.faults.add(Refuse(api="ListOffsets", topic="t", partition=1, error_code=NOT_LEADER, times=4))
+    with closing(open_consumer(KafkaSettings(bootstrap=broker.bootstrap, client=name))) as consumer:
+        assert consumer.end_offsets([TopicPartition("t", 1)]) == {TopicPartition("t", 1): 1}
+    assert broker.faults.find(Refuse, "ListOffsets", "t", 1) is None

@@ -129,18 +129,33 @@ class Pace(Settings):
         return self
 
 
+class BreakerTuning(Settings):
+    """When a model that fails is left alone: after `failures` failed calls in a row, for `pause` each time."""
+
+    failures: int = Field(default=5, ge=1, le=1_000)
+    pause_ms: DurationMs = Field(default=parse_duration_ms("1s"), alias="pause")
+
+
 class WorkerTuning(Settings):
     """StreamWorker's `user_config`: what `serve deploy` changes in a running worker, without a restart.
 
     max_in_flight: calls to the models under way at once; what arrives meanwhile makes the next micro-batch.
     max_batch:     rows of a micro-batch.
     model_timeout: after this the fallback decides, or the call is repeated when the pipeline has none.
+    deadline:      from an event's append to its decision; the pipeline's own if not given. When it is near, the
+                   fallback decides.
+    overdue:       what becomes of events that are past their deadline when they are read, as after an outage: the
+                   models score them late, or the fallback decides them at once.
+    breaker:       when a model that fails is not asked any more.
     """
 
     pace: Pace = Pace()
     max_in_flight: int = Field(default=2, ge=1, le=64)
     max_batch: int = Field(default=4096, ge=1, le=1_000_000)
     model_timeout_ms: DurationMs = Field(default=parse_duration_ms("1s"), alias="model_timeout")
+    deadline_ms: DurationMs | None = Field(default=None, alias="deadline")
+    overdue: Literal["score", "fallback"] = "score"
+    breaker: BreakerTuning = BreakerTuning()
     checkpoint_interval_ms: DurationMs = Field(default=parse_duration_ms("10s"), alias="checkpoint_interval")
 
 

@@ -1,5 +1,7 @@
 """The errors Headrace raises: one tree, so that a caller can catch as widely or as narrowly as it likes."""
 
+from typing import ClassVar, Literal
+
 
 class HeadraceError(Exception):
     """Anything that Headrace itself refuses or gives up on."""
@@ -26,7 +28,30 @@ class BrokerError(HeadraceError):
 
 
 class InferenceError(HeadraceError):
-    """A model gave no usable answer: it failed, was too late, or returned columns of the wrong shape."""
+    """A model gave no usable answer: it raised, its replica died, or it returned columns of the wrong shape.
+
+    `cause` says in one word why the fallback had to decide; it stands in the decision's reason.
+    """
+
+    cause: ClassVar[Literal["failed", "late", "shed", "open", "overdue"]] = "failed"
+
+
+class ModelLateError(InferenceError):
+    """A model had not answered when its answer was due; the call is cancelled."""
+
+    cause = "late"
+
+
+class ModelShedError(InferenceError):
+    """A model's queue was full; the call was turned away."""
+
+    cause = "shed"
+
+
+class BreakerOpenError(InferenceError):
+    """A model has failed so often in a row that it is not asked for a while."""
+
+    cause = "open"
 
 
 class ActionError(HeadraceError):

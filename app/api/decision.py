@@ -54,7 +54,7 @@ def describe(row: Row, sinks: Sinks) -> DecisionDocument:
         features=_values(decided.features, row.at),
         scores=_values(decided.scores, row.at),
         versions=dict(decided.versions),
-        reason=REASONS[decided.reasons[row.at]],  # type: ignore[arg-type]
+        reason=REASONS[decided.reasons[row.at]],
         actions=_actions(row, offset, sinks),
         deliveries=sinks.deliveries(Decision.__name__, header.partition, offset),
         times_ms=times_ms,

@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.breaker import BreakerState
 from app.latency import Stage
+from app.log.frame import Reason
 
 Scalar = str | int | float | bool | None
 
@@ -41,8 +43,8 @@ class DecisionDocument(BaseModel):
     features: dict[str, Any]
     scores: dict[str, Any]
     versions: dict[str, str] = Field(description="of each model that answered")
-    reason: Literal["rules", "model", "fallback"] = Field(
-        description="what decided: rules alone, rules with every model's answer, or the fallback"
+    reason: Reason = Field(
+        description="what decided: rules alone, rules with every model's answer, or the fallback and why"
     )
     actions: list[ActionDocument]
     deliveries: list[Delivery] = Field(description="of the decision itself, where sinks want every decision")
@@ -127,7 +129,21 @@ class Totals(BaseModel):
     decisions: int
     dead_letters: int
     actions: int
-    fallbacks: int
+    overdue: int = Field(description="events that were past their deadline when they were read")
+    fallbacks: int = Field(description="events decided by the fallback: the sum of those below")
+    fallback_failed: int = Field(description="a model raised, died, or gave no usable answer")
+    fallback_late: int = Field(description="a model had not answered when the deadline was near")
+    fallback_shed: int = Field(description="a model's queue was full")
+    fallback_open: int = Field(description="a model had failed so often that it was not asked")
+    fallback_overdue: int = Field(description="past the deadline when read, and `overdue` is fallback")
+
+
+class BreakerStatus(BaseModel):
+    """Whether a worker asks a model, or leaves it alone because it failed again and again."""
+
+    model: str
+    worker: str
+    state: BreakerState
 
 
 class Spread(BaseModel):
@@ -178,6 +194,7 @@ class Status(BaseModel):
     throughput: Throughput
     totals: Totals
     stages: dict[Stage, StageStatus]
+    breakers: list[BreakerStatus]
     sinks: list[SinkStatus]
     alerts: list[AlertStatus]
 

@@ -17,8 +17,10 @@ TOTALS = {
     "decisions": "Events decided.",
     "dead_letters": "Records that became no decision.",
     "actions": "Actions that decisions asked for.",
-    "fallbacks": "Events decided without the models' answer.",
+    "overdue": "Events that were past their deadline when they were read.",
 }
+CAUSES = ("failed", "late", "shed", "open", "overdue")
+BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
 PARTITION_GAUGES = {
     "lag": ("lag_events", "Events that are appended and not decided.", 1),
     "offset": ("offset", "The next source offset to be decided.", 1),
@@ -45,6 +47,7 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._totals()
         yield from self._partitions()
+        yield self._breakers()
         yield self._sink_lag()
         yield self._workers()
         yield self._latency()
@@ -56,6 +59,18 @@ class StatusCollector(Collector):
             counter = CounterMetricFamily(f"headrace_{name}", text, labels=["pipeline"])
             counter.add_metric([self._pipeline], self._status["totals"][name])
             yield counter
+        text = "Events decided without the models' answer, by cause."
+        fallbacks = CounterMetricFamily("headrace_fallbacks", text, labels=["pipeline", "cause"])
+        for cause in CAUSES:
+            fallbacks.add_metric([self._pipeline, cause], self._status["totals"][f"fallback_{cause}"])
+        yield fallbacks
+
+    def _breakers(self) -> Metric:
+        levels: dict[str, int] = {}
+        for each in self._status["breakers"]:
+            levels[each["model"]] = max(levels.get(each["model"], 0), BREAKER_LEVELS[each["state"]])
+        text = "Of the worker that asks least: 0 closed, 1 half-open, 2 open."
+        return self._gauge("breaker", text, ["model"], [([model], level) for model, level in levels.items()])
 
     def _partitions(self) -> Iterator[Metric]:
         for field, (name, text, factor) in PARTITION_GAUGES.items():

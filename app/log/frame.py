@@ -7,7 +7,7 @@ a replay, a retry or a writer that was thought dead changes nothing (docs/guaran
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -20,8 +20,19 @@ from app.event import Columns
 HEADER = "headrace"
 MOST_FRAME_BYTES = 900_000
 """A topic takes 1,048,588 bytes unless it is configured otherwise."""
-REASONS = ("rules", "model", "fallback")
-"""What decided an event: `decide` alone, `decide` with every model's answer, or the fallback."""
+Reason = Literal[
+    "rules",
+    "model",
+    "fallback-failed",
+    "fallback-late",
+    "fallback-shed",
+    "fallback-open",
+    "fallback-overdue",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""What decided an event: `decide` alone, `decide` with every model's answer, or the fallback: because a model failed,
+had not answered when the deadline was near, turned the call away, had failed so often that its breaker was open, or
+because the event was past its deadline when it was read."""
 
 
 class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):

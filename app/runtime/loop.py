@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,16 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from app.config import WorkerTuning
-from app.errors import BrokerError, InferenceError
+from app.errors import BrokerError, ConfigError, InferenceError, ModelLateError
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
-from app.log.frame import Frame, FrameHeader, Stages, encode_within
+from app.log.frame import REASONS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, merge_inputs, split_rows
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, merge_inputs, split_outcome
 from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
 
 E = TypeVar("E", bound=Event)
@@ -36,12 +36,16 @@ IDLE_WAIT_MS = 20.0
 BACKLOG_SHARE = 0.25
 """Of max_batch. So many rows cost more than what a micro-batch costs by itself, so that a pause would save nothing."""
 RETRY_MS = (100.0, 2_000.0)
+NEVER_MS = float("inf")
+DECIDE_RESERVE_MS = 10.0
+"""Before a deadline: what it takes to decide 4,096 rows by the fallback and to hand them to the log."""
+FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
 
 
 class Models(Protocol):
-    """What the loop asks of the models: one future per micro-batch."""
+    """What the loop asks of the models: one future per micro-batch, which it cancels when it waits no longer."""
 
     def ask(self, columns: Columns, rows: int) -> "Future[Scores]": ...
 
@@ -60,15 +64,19 @@ class Parts(NamedTuple):
 
 @dataclass
 class Batch(Generic[E]):
-    """A micro-batch in flight."""
+    """A micro-batch in flight. Its call is given up at `due_ms`, or at `deadline_ms` when there is a fallback."""
 
     parts: Sequence[Slice[E]]
     fetched_ms: float
     featured_ms: float
     queued_ms: float
     work_ms: float
-    answer: "Future[Scores] | None"
+    answer: "Future[Scores] | None" = None
+    outcome: Outcome | None = None
     scored_ms: float = 0.0
+    due_ms: float = NEVER_MS
+    deadline_ms: float = NEVER_MS
+    given_up: ModelLateError | None = None
     attempts: int = 0
     retry_ms: float | None = None
 
@@ -80,16 +88,29 @@ class Batch(Generic[E]):
     def answered(self) -> bool:
         return self.answer is None or self.answer.done()
 
+    def give_up(self, now_ms: float) -> None:
+        """Waits no longer for the answer, and lets the models know."""
+        assert self.answer is not None
+        self.given_up = ModelLateError(f"the models gave no answer in {now_ms - self.queued_ms:.0f} ms")
+        self.answer.cancel()
+
 
 @dataclass
 class Totals:
-    """What a loop has done in its life."""
+    """What a loop has done in its life. `overdue` are the events that were past their deadline when they were read;
+    `fallbacks` are by reason."""
 
     events: int = 0
     decisions: int = 0
     dead_letters: int = 0
     actions: int = 0
-    fallbacks: int = 0
+    overdue: int = 0
+    fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS, 0))
+
+    def counts(self) -> dict[str, int]:
+        """All of them by name; "fallbacks" is their sum."""
+        by_reason = {reason.replace("-", "_"): count for reason, count in self.fallbacks.items()}
+        return asdict(self) | {"fallbacks": sum(self.fallbacks.values())} | by_reason
 
 
 @dataclass
@@ -143,8 +164,12 @@ class StreamLoop(Generic[E]):
         self.tune(tuning)
 
     def tune(self, tuning: WorkerTuning) -> None:
-        """Takes new bounds while running."""
+        """Takes new bounds while running. Raises ConfigError; then nothing has changed."""
+        for name, value in (("deadline", tuning.deadline_ms), ("overdue: fallback", tuning.overdue == "fallback")):
+            if value and self._pipeline.fallback is None:
+                raise ConfigError(f"user_config.{name} needs a fallback, which the pipeline does not have; remove it")
         self._tuning = tuning
+        self._deadline_ms = self._pipeline.deadline_ms if tuning.deadline_ms is None else tuning.deadline_ms
         self._pace = Pace(tuning.pace.shortest_ms, tuning.pace.longest_ms, tuning.max_in_flight)
 
     def give(self, partitions: Collection[int]) -> None:
@@ -183,7 +208,10 @@ class StreamLoop(Generic[E]):
                 self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset)).result()
 
     def _wait(self) -> None:
-        left_ms = self._next_batch_ms - self._parts.now_ms() if self._has_room else IDLE_WAIT_MS
+        now_ms = self._parts.now_ms()
+        waiting = [min(each.due_ms, each.deadline_ms) for each in self._in_flight if not each.answered]
+        due_ms = min([*waiting, self._next_batch_ms if self._has_room else NEVER_MS])
+        left_ms = due_ms - now_ms
         if left_ms > 0:
             self._woken.wait(min(left_ms, IDLE_WAIT_MS) / 1000)
         self._woken.clear()
@@ -264,19 +292,61 @@ class StreamLoop(Generic[E]):
 
     def _launch(self, parts: Sequence[Slice[E]], fetched_ms: float) -> None:
         featured_ms = self._parts.now_ms()
-        batch = Batch(parts, fetched_ms, featured_ms, featured_ms, featured_ms - fetched_ms, None)
-        self.totals.events += batch.rows + sum(len(part.rejected) for part in parts)
-        if self._parts.models is not None and batch.rows:
+        self.totals.events += sum(len(part.rows) + len(part.rejected) for part in parts)
+        overdue, timely = self._divide(parts, featured_ms)
+        if overdue:
+            self._start(overdue, Outcome({}, {}, "fallback-overdue"), fetched_ms, featured_ms)
+        if timely:
+            unasked = self._parts.models is None or not any(len(part.rows) for part in timely)
+            self._start(timely, Outcome({}, {}, "rules") if unasked else None, fetched_ms, featured_ms)
+
+    def _divide(self, parts: Sequence[Slice[E]], now_ms: float) -> tuple[list[Slice[E]], list[Slice[E]]]:
+        """What the fallback decides because it is past its deadline already, and what the models are asked about.
+
+        The broker appends in order, so that what is past its deadline comes first. (Producers' own clocks may disagree:
+        then a row behind a timely one is scored late.)
+        """
+        if self._deadline_ms is None:
+            return [], list(parts)
+        overdue, timely = [], []
+        for part in parts:
+            past = part.append_ms + self._deadline_ms <= now_ms
+            self.totals.overdue += int(np.count_nonzero(past))
+            late = len(past) if past.all() else int(np.argmin(past))
+            if self._tuning.overdue == "score" or not late:
+                timely.append(part)
+            elif late == len(part.rows):
+                overdue.append(part)
+            else:
+                head, tail = cut(part, late)
+                overdue.append(head)
+                timely.append(tail)
+        return overdue, timely
+
+    def _start(self, parts: Sequence[Slice[E]], outcome: Outcome | None, fetched_ms: float, featured_ms: float) -> None:
+        """Asks the models, unless the outcome is known without them."""
+        batch = Batch(parts, fetched_ms, featured_ms, featured_ms, featured_ms - fetched_ms, outcome=outcome)
+        batch.scored_ms = featured_ms
+        if outcome is None:
+            batch.deadline_ms = self._first_deadline_ms(parts, featured_ms)
             self._ask(batch)
-        else:
-            batch.scored_ms = featured_ms
         self._in_flight.append(batch)
+
+    def _first_deadline_ms(self, parts: Sequence[Slice[E]], now_ms: float) -> float:
+        """When the fallback has to begin; of events that are past their deadline already, never."""
+        if self._deadline_ms is None:
+            return NEVER_MS
+        deadlines_ms = np.concatenate([part.append_ms for part in parts]) + self._deadline_ms
+        ahead_ms = deadlines_ms[deadlines_ms > now_ms]
+        return float(ahead_ms.min()) - DECIDE_RESERVE_MS if len(ahead_ms) else NEVER_MS
 
     def _ask(self, batch: Batch[E]) -> None:
         assert self._parts.models is not None
         batch.attempts += 1
+        batch.given_up = None
         batch.answer = self._parts.models.ask(merge_inputs(batch.parts, self._pipeline.inputs), batch.rows)
         batch.queued_ms = self._parts.now_ms()
+        batch.due_ms = batch.queued_ms + self._tuning.model_timeout_ms
         batch.answer.add_done_callback(lambda _: self._answered(batch))
 
     def _answered(self, batch: Batch[E]) -> None:
@@ -286,6 +356,7 @@ class StreamLoop(Generic[E]):
     # From the models to the decision log, in the order in which the batches were read.
 
     def _finish_batches(self) -> None:
+        self._give_up_late()
         while self._in_flight and self._in_flight[0].answered:
             batch = self._in_flight[0]
             if batch.retry_ms is not None:
@@ -297,23 +368,38 @@ class StreamLoop(Generic[E]):
             self._in_flight.popleft()
             self._log(batch, outcome)
 
+    def _give_up_late(self) -> None:
+        """Of calls that are due, and of those before an event whose deadline is near: decisions leave in order."""
+        now_ms, deadline_ms = self._parts.now_ms(), NEVER_MS
+        for batch in reversed(self._in_flight):
+            deadline_ms = min(deadline_ms, batch.deadline_ms)
+            if now_ms >= min(batch.due_ms, deadline_ms) and not batch.answered:
+                batch.give_up(now_ms)
+
     def _outcome(self, batch: Batch[E]) -> Outcome | None:
         """None when the models failed, nothing may stand in for them, and they are asked again."""
-        if batch.answer is None:
-            return Outcome({}, {}, "rules")
+        if batch.outcome is not None:
+            return batch.outcome
+        assert batch.answer is not None
         try:
+            if batch.given_up is not None:
+                raise batch.given_up
             scores = batch.answer.result()
         except InferenceError as error:
-            self.last_error = str(error)
-            logger.warning("%s", error)
+            self._note(str(error))
             if self._pipeline.fallback is not None:
-                self.totals.fallbacks += batch.rows
-                return Outcome({}, {}, "fallback")
+                return Outcome({}, {}, f"fallback-{error.cause}")
             delay_ms = min(RETRY_MS[0] * 2 ** (batch.attempts - 1), RETRY_MS[1])
             batch.retry_ms = self._parts.now_ms() + delay_ms
             return None
         self.last_error = None
-        return Outcome(scores.columns, scores.versions, "model")
+        return Outcome(scores.columns, scores.versions, "model", scores.failed)
+
+    def _note(self, error: str) -> None:
+        """Logs an error when it is another one than before: a model that is away fails fifty times a second."""
+        if error != self.last_error:
+            logger.warning("%s", error)
+        self.last_error = error
 
     def _ask_again_when_due(self, batch: Batch[E]) -> None:
         if batch.retry_ms is not None and self._parts.now_ms() >= batch.retry_ms:
@@ -323,16 +409,16 @@ class StreamLoop(Generic[E]):
     def _log(self, batch: Batch[E], outcome: Outcome) -> None:
         started_ms = self._parts.now_ms()
         stages = Stages(batch.fetched_ms, batch.featured_ms, batch.queued_ms, batch.scored_ms, started_ms)
-        for part, scores in zip(batch.parts, split_rows(outcome.scores, batch.parts), strict=True):
-            own = Outcome(scores, outcome.versions, outcome.reason)
-            frame = decide(self._pipeline, self._settings, part, own, stages)
-            self._write(frame)
+        for part, own in zip(batch.parts, split_outcome(outcome, batch.parts), strict=True):
+            self._write(decide(self._pipeline, self._settings, part, own, stages), outcome.reason)
         self._observe(batch, started_ms)
         batch.work_ms += self._parts.now_ms() - started_ms
         self._pace.observe(work_ms=batch.work_ms, call_ms=batch.scored_ms - batch.queued_ms)
 
-    def _write(self, frame: Frame) -> None:
+    def _write(self, frame: Frame, reason: str) -> None:
         self.totals.decisions += frame.header.decided
+        if reason in self.totals.fallbacks:
+            self.totals.fallbacks[reason] += frame.header.decided
         self.totals.dead_letters += frame.header.rejected
         self.totals.actions += frame.header.actions
         for encoded in encode_within(frame):

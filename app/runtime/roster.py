@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.breaker import BreakerState
 from app.latency import AlertChange, Budgets, LatencyBoard, StageCounts
+from app.log.frame import REASONS
 from app.runtime.assignment import assign
 
 SILENCE_MS = 3_000
@@ -21,8 +23,9 @@ SETTLE_MS = 1_000
 RATE_WINDOW_MS = 5_000
 REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""
+CAUSES = tuple(reason.replace("-", "_") for reason in REASONS if reason.startswith("fallback"))
 Kind = Literal["stream", "action"]
-COUNTS = ("events", "decisions", "dead_letters", "actions", "fallbacks")
+COUNTS = ("events", "decisions", "dead_letters", "actions", "overdue", "fallbacks", *CAUSES)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -30,7 +33,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     `units` are all there are to share out among the workers of its kind: partitions, or "sink/partition" pairs;
     `held` are those that it has its hands on. `standing` has one entry per unit held and ready; `totals` count over the
-    worker's life, `latency` since its last heartbeat that was heard.
+    worker's life, `latency` since its last heartbeat that was heard. `breakers` has the state of each model's.
     """
 
     worker: str
@@ -41,6 +44,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     totals: dict[str, int]
     latency: StageCounts
     busy: float
+    breakers: dict[str, BreakerState] = {}
     leaving: bool = False
 
 
@@ -133,6 +137,11 @@ class Roster:
             },
             "totals": dict(self._totals),
             "stages": self._board.summary(now_ms),
+            "breakers": [
+                {"model": model, "worker": name, "state": state}
+                for name, member in sorted(self._members.items())
+                for model, state in member.heartbeat.breakers.items()
+            ],
             "sinks": sinks,
             "alerts": self._board.alerts(),
             "histograms": self._board.histograms(),

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 from ray import serve
@@ -62,7 +61,7 @@ class StreamWorker:
         tuning = WorkerTuning.load(user_config, "user_config")
         self._loop.tune(tuning)
         if self._models is not None:
-            self._models.timeout_ms = tuning.model_timeout_ms
+            self._models.tune(tuning.breaker)
 
     def check_health(self) -> None:
         """Raises when the loop has ended or has not come round for 10 s: Serve then replaces this worker."""
@@ -95,14 +94,14 @@ class StreamWorker:
             open_consumer(args.kafka),
         )
         self._units = [str(each) for each in self._opener.partitions()]
-        self._models = ModelCalls(models, pipeline.models, loop, tuning.model_timeout_ms) if pipeline.models else None
+        self._models = ModelCalls(models, pipeline.models, loop, tuning.breaker, _now_ms) if pipeline.models else None
         self._parts = Parts(
             source=open_consumer(args.kafka, group=args.name),
             log=open_producer(args.kafka, linger_ms=1),
             models=self._models,
             opener=self._opener,
             executor=self._executor,
-            now_ms=lambda: time.time() * 1000,
+            now_ms=_now_ms,
         )
         latency = ReportedLatency(args.name)
         return StreamLoop(pipeline, settings, args.topics.decisions, self._parts, tuning, latency)
@@ -146,9 +145,14 @@ class StreamWorker:
             "units": self._units,
             "held": [str(partition) for partition in self._loop.partitions],
             "standing": standing,
-            "totals": asdict(self._loop.totals),
+            "totals": self._loop.totals.counts(),
+            "breakers": self._models.breakers() if self._models else {},
             "busy": self._busy,
         }
 
     def _give(self, units: list[str]) -> None:
         self._loop.give([int(unit) for unit in units])
+
+
+def _now_ms() -> float:
+    return time.time() * 1000

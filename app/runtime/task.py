@@ -5,7 +5,7 @@ scores are a function of the log's prefix, however the log is cut into polls.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from app.runtime.checkpoint import Checkpoint, Position
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
+CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
 LONG_AGO = np.iinfo(np.int64).min // 2
 
 
@@ -210,21 +211,24 @@ def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:
 class Outcome:
     """What was found out about a slice: the scores (empty for the fallback) and how they came about.
 
-    `reason` is one of `frame.REASONS`; `versions` names the version of each model that answered.
+    `reason` is one of `frame.REASONS`; `versions` names the version of each model that answered; `failed` are the rows
+    that a model raised for.
     """
 
     scores: Columns
     versions: Mapping[str, str]
     reason: str
+    failed: Mapping[int, Exception] = field(default_factory=dict)
 
 
 def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcome: Outcome, stages: Stages) -> Frame:
     """Decides a slice's rows and packs them, and its dead letters, into the frame that is to be logged.
 
-    A row for which the pipeline's `decide` raises becomes a dead letter.
+    A row for which a model or the pipeline's `decide` raised becomes a dead letter.
     """
-    columns = part.inputs | outcome.scores
-    verdicts = pipeline.judge(part.events, columns, fallback=outcome.reason == "fallback")
+    part, scores = _set_aside(part, outcome)
+    columns = part.inputs | scores
+    verdicts = pipeline.judge(part.events, columns, fallback=outcome.reason.startswith("fallback"))
     kept = np.delete(np.arange(len(part.rows)), list(verdicts.failed))
     all_kept = not verdicts.failed
     rows = part.rows if all_kept else part.rows[kept]
@@ -234,8 +238,8 @@ def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcom
         append_ms=part.records.append_ms[rows],
         event=part.columns if all_kept else take(part.columns, kept),
         features=part.features if all_kept else take(part.features, kept),
-        scores=outcome.scores if all_kept else take(outcome.scores, kept),
-        reasons=np.full(len(kept), REASONS.index(outcome.reason), dtype=np.int8),
+        scores=scores if all_kept else take(scores, kept),
+        reasons=np.full(len(kept), CODES[outcome.reason], dtype=np.int8),
         actions=verdicts.actions if all_kept else [verdicts.actions[row] for row in kept],
         versions=outcome.versions,
     )
@@ -260,13 +264,58 @@ def merge_inputs(parts: Sequence[Slice[E]], names: frozenset[str]) -> Columns:
     return {name: np.concatenate([each[name] for each in inputs]) for name in sorted(names)}
 
 
-def split_rows(columns: Columns, parts: Sequence[Slice[E]]) -> Iterator[Columns]:
-    """The rows of a micro-batch's answer, slice by slice: what `merge_inputs` put together."""
+def split_outcome(outcome: Outcome, parts: Sequence[Slice[E]]) -> Iterator[Outcome]:
+    """What was found out about a micro-batch, slice by slice: what `merge_inputs` put together."""
     start = 0
     for part in parts:
         end = start + len(part.rows)
-        yield {name: column[start:end] for name, column in columns.items()}
+        scores = {name: column[start:end] for name, column in outcome.scores.items()}
+        failed = {row - start: error for row, error in outcome.failed.items() if start <= row < end}
+        yield Outcome(scores, outcome.versions, outcome.reason, failed)
         start = end
+
+
+def cut(part: Slice[E], row: int) -> tuple[Slice[E], Slice[E]]:
+    """The slice up to `row`, and from `row` on: its offsets, its rows and what is rejected of it."""
+    offset = int(part.records.offsets[part.rows[row]])
+    head = replace(
+        part,
+        last=offset - 1,
+        rows=part.rows[:row],
+        events=part.events[:row],
+        columns={name: column[:row] for name, column in part.columns.items()},
+        features={name: column[:row] for name, column in part.features.items()},
+        rejected=[each for each in part.rejected if each.offset < offset],
+    )
+    tail = replace(
+        part,
+        first=offset,
+        rows=part.rows[row:],
+        events=part.events[row:],
+        columns=_from(part.columns, row),
+        features=_from(part.features, row),
+        rejected=[each for each in part.rejected if each.offset >= offset],
+    )
+    return head, tail
+
+
+def _set_aside(part: Slice[E], outcome: Outcome) -> tuple[Slice[E], Columns]:
+    """The slice without the rows that a model raised for, which become dead letters; and the scores of what is left."""
+    if not outcome.failed:
+        return part, outcome.scores
+    kept = np.delete(np.arange(len(part.rows)), list(outcome.failed))
+    left = replace(
+        part,
+        rows=part.rows[kept],
+        events=[part.events[row] for row in kept.tolist()],
+        columns=take(part.columns, kept),
+        features=take(part.features, kept),
+        rejected=[
+            *part.rejected,
+            *(_dead_letter(part.records, int(part.rows[row]), str(error)) for row, error in outcome.failed.items()),
+        ],
+    )
+    return left, take(outcome.scores, kept)
 
 
 def take(columns: Columns, rows: npt.NDArray[np.int64]) -> Columns:

@@ -33,7 +33,7 @@ function tiles(status) {
   const deadLetters = history.add("dead letters", totals.dead_letters);
   return [
     tile("Events in", rate(throughput.events_per_s), "/s", `${count(totals.events)} in total`, throughput.events_per_s),
-    tile("Decided", rate(throughput.decisions_per_s), "/s", `${count(totals.fallbacks)} by fallback`, throughput.decisions_per_s),
+    tile("Decided", rate(throughput.decisions_per_s), "/s", decidedNote(status), throughput.decisions_per_s),
     {
       ...tile("End to end, p99", duration(whole.last_minute.p99_ms), "", endToEndNote(whole), whole.last_minute.p99_ms),
       over: whole.alert,
@@ -49,6 +49,11 @@ const difference = (values) => (values.length > 1 ? Math.max(0, values.at(-1) - 
 
 const endToEndNote = (stage) =>
   stage.budget_ms === null ? `p50 ${duration(stage.last_minute.p50_ms)}` : `budget ${duration(stage.budget_ms)}`;
+
+const decidedNote = ({ totals, breakers }) => {
+  const open = [...new Set(breakers.filter((each) => each.state !== "closed").map((each) => each.model))];
+  return `${count(totals.fallbacks)} by fallback` + (open.length ? `; breaker of ${open.join(", ")} open` : "");
+};
 
 function createTile({ title }) {
   return element(

@@ -109,7 +109,12 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     with closing(open_admin(KafkaSettings(bootstrap=bootstrap))) as admin:
         admin.ensure_topics({"payments": 4, "holds": 2})
-    tuning = {"StreamWorker": {"num_replicas": 2, "user_config": {"model_timeout": "60s", "checkpoint_interval": "1s"}}}
+    tuning = {
+        "StreamWorker": {
+            "num_replicas": 2,
+            "user_config": {"model_timeout": "60s", "deadline": "60s", "checkpoint_interval": "1s"},
+        }
+    }
     application = start(folder, bootstrap, {"sinks": sinks}, tuning)
     yield Scene(bootstrap, application, receiver, server.get_uri())
     application.stop()

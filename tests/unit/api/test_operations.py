@@ -65,6 +65,9 @@ def test_prometheus_gets_totals_lags_and_workers(client):
     assert found["headrace_partition_watermark_timestamp_seconds", "0"] == 1_700_000_000
     assert found["headrace_sink_lag_records", "0,case-system"] == 7
     assert found["headrace_workers", "stream"] == 1
+    assert found["headrace_fallbacks_total", "late"] == 2
+    assert found["headrace_overdue_total", ""] == 1
+    assert found["headrace_breaker", "risk"] == 1
     assert found["headrace_ready", ""] == 1
 
 

@@ -15,6 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from app.api.metrics import render
 from app.latency import STAGES, Histogram
 from app.operate.config_file import read_config
+from app.runtime.roster import COUNTS
 
 ROOT = Path(__file__).parents[3]
 STRINGS = {"type": "array", "items": {"type": "string"}}
@@ -117,7 +118,8 @@ def a_status() -> dict[str, Any]:
     return {
         "pipeline": "fraud",
         "ready": True,
-        "totals": {"events": 1, "decisions": 1, "dead_letters": 0, "actions": 0, "fallbacks": 0},
+        "totals": dict.fromkeys(COUNTS, 0),
+        "breakers": [{"model": "risk", "worker": "stream-1", "state": "open"}],
         "partitions": [partition],
         "sinks": [{"sink": "holds", "partition": 0, "lag": 0}],
         "workers": [{"kind": "stream"}],

@@ -306,7 +306,7 @@ def test_the_fallback_decides_when_the_model_fails_and_the_decision_says_so(worl
     for at in range(5):
         world.pay(0, "c", 13, START_MS + at)
     run(world.worker(predict=broken, fallback=True), world)
-    assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback"] * 5
+    assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback-failed"] * 5
     assert [each["holds"] for each in world.outcomes(0).values()] == [0, 0, 0, 1, 1]
 
 

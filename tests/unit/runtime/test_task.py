@@ -18,7 +18,7 @@ from app.features import Features, count, latest, total
 from app.log.frame import REASONS, Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import decode_checkpoint, encode_checkpoint
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, fingerprint, merge_inputs, split_rows
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, fingerprint, merge_inputs, split_outcome
 from app.sources import Records
 
 START_MS = 1_600_000_000_000
@@ -360,7 +360,13 @@ def test_what_is_merged_for_the_model_is_split_again_for_each_partition(sizes: l
     merged = merge_inputs(parts, frozenset({"amount", "payments", "card"}))
     assert list(merged) == ["amount", "card", "payments"]
     assert {len(column) for column in merged.values()} == {sum(sizes) + 1}
-    for part, rows in zip(parts, split_rows(merged, parts), strict=True):
-        assert {name: column.tolist() for name, column in rows.items()} == {
+    failed: dict[int, Exception] = {row: ValueError(str(row)) for row in range(sum(sizes) + 1)}
+    start = 0
+    for part, own in zip(parts, split_outcome(Outcome(merged, {}, "model", failed), parts), strict=True):
+        assert {name: column.tolist() for name, column in own.scores.items()} == {
             name: part.inputs[name].tolist() for name in merged
         }
+        assert {row: str(error) for row, error in own.failed.items()} == {
+            row: str(start + row) for row in range(len(part.rows))
+        }
+        start += len(part.rows)

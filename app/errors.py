@@ -36,6 +36,10 @@ class InferenceError(HeadraceError):
     cause: ClassVar[Literal["failed", "late", "shed", "open", "overdue"]] = "failed"
 
 
+class ModelDiedError(InferenceError):
+    """The replica died with the call, and the next one with the second: a row of it may have killed them."""
+
+
 class ModelLateError(InferenceError):
     """A model had not answered when its answer was due; the call is cancelled."""
 

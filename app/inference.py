@@ -13,7 +13,7 @@ import numpy as np
 
 from app.breaker import Breaker, BreakerState
 from app.config import BreakerTuning
-from app.errors import BreakerOpenError, InferenceError, ModelShedError
+from app.errors import BreakerOpenError, InferenceError, ModelDiedError, ModelShedError
 from app.event import Columns
 from app.pipeline import model_class
 
@@ -191,6 +191,8 @@ class _Model:
                 answer = await self._request(inputs)
             except RayActorError:
                 answer = await self._request(inputs)
+        except RayActorError as error:
+            raise ModelDiedError(f"the model {self.name!r} died twice with the same call") from error
         except Exception as error:
             raise self._explained(error) from error
         self._check(answer, rows)

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.config import WorkerTuning
-from app.errors import BrokerError, ConfigError, InferenceError, ModelLateError
+from app.errors import BrokerError, ConfigError, InferenceError, ModelDiedError, ModelLateError
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
@@ -26,7 +26,7 @@ from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, merge_inputs, split_outcome
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
 from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
 
 E = TypeVar("E", bound=Event)
@@ -37,6 +37,9 @@ BACKLOG_SHARE = 0.25
 """Of max_batch. So many rows cost more than what a micro-batch costs by itself, so that a pause would save nothing."""
 RETRY_MS = (100.0, 2_000.0)
 NEVER_MS = float("inf")
+DEATHS_ALLOWED = 3
+"""So many calls of a batch may end with the death of the model's replicas before it is halved, and of a single row
+before it is set aside."""
 DECIDE_RESERVE_MS = 10.0
 """Before a deadline: what it takes to decide 4,096 rows by the fallback and to hand them to the log."""
 FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
@@ -64,7 +67,11 @@ class Parts(NamedTuple):
 
 @dataclass
 class Batch(Generic[E]):
-    """A micro-batch in flight. Its call is given up at `due_ms`, or at `deadline_ms` when there is a fallback."""
+    """A micro-batch in flight. Its call is given up at `due_ms`, or at `deadline_ms` when there is a fallback.
+
+    `deaths` counts its calls that the model's replicas died of. One such makes it a suspect, with which no new batch is
+    started: another death may have been that of a neighbour's call, three cannot.
+    """
 
     parts: Sequence[Slice[E]]
     fetched_ms: float
@@ -77,6 +84,8 @@ class Batch(Generic[E]):
     due_ms: float = NEVER_MS
     deadline_ms: float = NEVER_MS
     given_up: ModelLateError | None = None
+    deaths: int = 0
+    suspect: bool = False
     attempts: int = 0
     retry_ms: float | None = None
 
@@ -218,7 +227,8 @@ class StreamLoop(Generic[E]):
 
     @property
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self._tuning.max_in_flight
+        """No other batch is to die of one that may be what killed a model."""
+        return len(self._in_flight) < self._tuning.max_in_flight and not any(each.suspect for each in self._in_flight)
 
     # Partitions come and go.
 
@@ -389,11 +399,27 @@ class StreamLoop(Generic[E]):
             self._note(str(error))
             if self._pipeline.fallback is not None:
                 return Outcome({}, {}, f"fallback-{error.cause}")
+            if isinstance(error, ModelDiedError):
+                batch.deaths, batch.suspect = batch.deaths + 1, True
+            if batch.deaths == DEATHS_ALLOWED:
+                return self._search_killer(batch, error)
             delay_ms = min(RETRY_MS[0] * 2 ** (batch.attempts - 1), RETRY_MS[1])
             batch.retry_ms = self._parts.now_ms() + delay_ms
             return None
         self.last_error = None
         return Outcome(scores.columns, scores.versions, "model", scores.failed)
+
+    def _search_killer(self, batch: Batch[E], error: InferenceError) -> Outcome | None:
+        """Halves a batch that kills whatever is asked about it, down to the row that does; that one is set aside."""
+        if batch.rows == 1:
+            logger.error("a row is set aside: %s, %d times, with no other call under way", error, batch.deaths)
+            return Outcome({}, {}, "model", {0: error})
+        assert self._in_flight[0] is batch
+        self._in_flight.popleft()
+        for parts in reversed(halve(batch.parts)):
+            half = replace(batch, parts=parts, deaths=0, attempts=0, retry_ms=self._parts.now_ms())
+            self._in_flight.appendleft(half)
+        return None
 
     def _note(self, error: str) -> None:
         """Logs an error when it is another one than before: a model that is away fails fifty times a second."""

@@ -299,6 +299,24 @@ def cut(part: Slice[E], row: int) -> tuple[Slice[E], Slice[E]]:
     return head, tail
 
 
+def halve(parts: Sequence[Slice[E]]) -> tuple[list[Slice[E]], list[Slice[E]]]:
+    """The first half of the rows, at least two, of a micro-batch, and the second, each with its part of the offsets."""
+    left = sum(len(part.rows) for part in parts) // 2
+    first: list[Slice[E]] = []
+    second: list[Slice[E]] = []
+    for part in parts:
+        if len(part.rows) <= left:
+            first.append(part)
+        elif left > 0:
+            head, tail = cut(part, left)
+            first.append(head)
+            second.append(tail)
+        else:
+            second.append(part)
+        left = max(0, left - len(part.rows))
+    return first, second
+
+
 def _set_aside(part: Slice[E], outcome: Outcome) -> tuple[Slice[E], Columns]:
     """The slice without the rows that a model raised for, which become dead letters; and the scores of what is left."""
     if not outcome.failed:

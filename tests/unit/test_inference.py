@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError
 
 from app.config import BreakerTuning
-from app.errors import BreakerOpenError, InferenceError, ModelShedError
+from app.errors import BreakerOpenError, InferenceError, ModelDiedError, ModelShedError
 from app.event import Columns
 from app.inference import ModelCalls, Scores
 
@@ -216,7 +216,7 @@ def test_a_replica_that_died_with_the_call_is_asked_again_once(ask: Ask) -> None
 
 def test_a_second_death_is_an_error(ask: Ask) -> None:
     handle = Handle(error(RayActorError()))
-    with pytest.raises(InferenceError, match="the model 'risk' failed"):
+    with pytest.raises(ModelDiedError, match="the model 'risk' died twice with the same call"):
         ask(risk=handle)
     assert len(handle.asked) == 2
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import kafka
@@ -73,10 +73,12 @@ class KafkaPythonProducer:
         self._raise_untold()
         if topic not in self._topics:
             self._check_that_it_exists(topic)
+        if partition is not None and partition not in self._client.partitions_for(topic):
+            self._learn_of_partitions_added()
         self._wait_for_room()
         try:
             future = self._client.send(topic, value, key, list(headers), partition)
-        except errors.KafkaError as error:
+        except (errors.KafkaError, ValueError) as error:
             raise BrokerError(f"a record for {topic!r} is refused: {error}") from error
         with self._unsent_lock:
             self._unsent += 1
@@ -89,6 +91,11 @@ class KafkaPythonProducer:
         admin.close()
         if topic not in self._topics:
             raise no_such_topic(self._link.bootstrap, topic)
+
+    def _learn_of_partitions_added(self) -> None:
+        learnt = Event()
+        self._client._metadata.request_update().add_both(lambda _: learnt.set())
+        learnt.wait(REQUEST_TIMEOUT_S)
 
     def _wait_for_room(self) -> None:
         give_up_at = time.monotonic() + SEND_TIMEOUT_S

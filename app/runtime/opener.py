@@ -61,9 +61,11 @@ class TaskOpener(Generic[E]):
             self._store.save(task.snapshot(log_offset))  # pins where this partition began, also for start: latest
         return Opened(task, log_offset)
 
-    def partitions(self) -> list[int]:
-        """All partitions of the source. Raises BrokerError when the topic does not exist."""
-        return self._consumer.partitions(self._settings.topic)
+    def pin(self, partition: int) -> None:
+        """Lets a partition that was never opened begin at its first record, whatever `start` says."""
+        if self._checkpoint(partition) is None:
+            task = Task(self._pipeline, self._settings, partition, next_offset=0, decided_through=-1)
+            self._store.save(task.snapshot(log_offset=0))
 
     def end_offsets(self, partitions: list[int]) -> dict[int, int]:
         wanted = [TopicPartition(self._settings.topic, partition) for partition in partitions]

@@ -100,10 +100,10 @@ class Roster:
             del self._members[heartbeat.worker]
         self._forget_silent(now_ms)
         kind = heartbeat.kind
-        self._units[kind] = heartbeat.units
+        self._note_units(kind)
         settled = now_ms - self._started_ms >= SETTLE_MS
         holders = self._holders(kind)
-        units = heartbeat.units if settled else [unit for unit in heartbeat.units if unit in holders]
+        units = self._units[kind] if settled else [unit for unit in self._units[kind] if unit in holders]
         self._plan[kind] = assign(units, self._workers(kind), holders | self._plan[kind])
         mine = [unit for unit, worker in self._plan[kind].items() if worker == heartbeat.worker]
         given = [unit for unit in mine if unit in heartbeat.held or unit not in holders]
@@ -149,6 +149,11 @@ class Roster:
 
     def _workers(self, kind: Kind) -> list[str]:
         return [name for name, member in self._members.items() if member.heartbeat.kind == kind]
+
+    def _note_units(self, kind: Kind) -> None:
+        """Partitions are added and never taken away, and one worker sees it before the other: the most are all."""
+        seen = (member.heartbeat.units for member in self._members.values() if member.heartbeat.kind == kind)
+        self._units[kind] = max(seen, key=len, default=self._units[kind])
 
     def _holders(self, kind: Kind) -> dict[str, str]:
         return {

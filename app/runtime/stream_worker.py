@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -14,12 +15,13 @@ from app.config import PipelineArgs, WorkerTuning, load_pipeline
 from app.inference import ModelCalls
 from app.process import settle_process
 from app.runtime.checkpoint import CheckpointStore
+from app.runtime.growth import SourcePartitions, keep_looking
 from app.runtime.heartbeat import Pulse
 from app.runtime.loop import Parts, StreamLoop
 from app.runtime.metrics import ReportedLatency
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings, warm_up
-from app.sources import open_consumer, open_producer
+from app.sources import open_admin, open_consumer, open_producer
 
 STALLED_S = 10.0
 STOP_TIMEOUT_S = 15.0
@@ -54,7 +56,10 @@ class StreamWorker:
         self._thread = threading.Thread(target=self._run, name="stream-loop", daemon=True)
         self._thread.start()
         self._pulse = Pulse(coordinator, self._loop.latency, self._describe, self._give)
-        self._beating = asyncio.ensure_future(self._pulse.run())
+        self._running = [
+            asyncio.ensure_future(self._pulse.run()),
+            asyncio.ensure_future(keep_looking(self._executor, self._partitions.look, self._note_partitions)),
+        ]
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes over a `WorkerTuning` while running. Raises ConfigError; then nothing has changed."""
@@ -73,7 +78,8 @@ class StreamWorker:
 
     async def __del__(self) -> None:
         """Drains: reads no more, finishes what is in flight, writes checkpoints, hands the partitions over."""
-        self._beating.cancel()
+        for each in self._running:
+            each.cancel()
         self._stopping.set()
         await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
         await self._pulse.beat(leaving=True)
@@ -84,6 +90,7 @@ class StreamWorker:
         warm_up(pipeline)
         tuning = WorkerTuning()
         settings = TaskSettings(args.name, args.topics.source, args.allowed_lateness_ms, args.max_ahead_ms)
+        consumer = open_consumer(args.kafka)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="opener")
         self._opener = TaskOpener(
             pipeline,
@@ -91,9 +98,10 @@ class StreamWorker:
             args.topics.decisions,
             CheckpointStore(args.checkpoints.uri, args.name),
             args.start,
-            open_consumer(args.kafka),
+            consumer,
         )
-        self._units = [str(each) for each in self._opener.partitions()]
+        self._partitions = SourcePartitions(args.topics, self._opener, consumer, partial(open_admin, args.kafka))
+        self._note_partitions(self._partitions.look())
         self._models = ModelCalls(models, pipeline.models, loop, tuning.breaker, _now_ms) if pipeline.models else None
         self._parts = Parts(
             source=open_consumer(args.kafka, group=args.name),
@@ -149,6 +157,9 @@ class StreamWorker:
             "breakers": self._models.breakers() if self._models else {},
             "busy": self._busy,
         }
+
+    def _note_partitions(self, partitions: list[int]) -> None:
+        self._units = [str(each) for each in partitions]
 
     def _give(self, units: list[str]) -> None:
         self._loop.give([int(unit) for unit in units])

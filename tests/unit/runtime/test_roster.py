@@ -150,6 +150,18 @@ def test_action_workers_share_units_of_their_own() -> None:
     assert roster.hear(beat("stream", UNITS), 2) == UNITS
 
 
+def test_partitions_that_one_worker_sees_first_are_given_out_and_stay_while_the_others_have_not_seen_them() -> None:
+    roster = settled()
+    behind, ahead = Worker("behind"), Worker("ahead")
+    now_ms = run(roster, [behind, ahead], 0)
+    grown = [*UNITS, "6", "7"]
+    for at in range(5):
+        ahead.beat(roster, now_ms + at, units=grown)
+        behind.beat(roster, now_ms + at)
+    assert shares([behind, ahead]) == [4, 4]
+    assert roster.status(now_ms + 5)["partitions"][-1]["partition"] == 7
+
+
 class Cluster:
     """Workers that come, freeze, wake and leave, over a roster that may be started anew.
 

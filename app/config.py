@@ -66,8 +66,8 @@ class Topics(Settings):
     partitions: int = Field(default=4, gt=0, le=10_000)
     """How many each topic gets when it is created; a topic that exists keeps what it has."""
     create: bool = True
-    """Create at start what does not exist, and add partitions to the logs when the source gets more, also while it runs.
-    A new partition begins at its first record. Keys that move to it start without their past: Kafka moves no records."""
+    """Create at start what does not exist; and when the source gets more partitions, also while running, add them to the
+    logs. They begin at their first record. A key that moves to one starts without its past: Kafka moves no records."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

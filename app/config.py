@@ -66,8 +66,8 @@ class Topics(Settings):
     partitions: int = Field(default=4, gt=0, le=10_000)
     """How many each topic gets when it is created; a topic that exists keeps what it has."""
     create: bool = True
-    """Create at start what does not exist; and when the source gets more partitions, also while running, add them to the
-    logs. They begin at their first record. A key that moves to one starts without its past: Kafka moves no records."""
+    """Create at start what does not exist; and when the source gets more partitions, also while running, add them to
+    the logs. New ones begin at their first record; a key that moves to one starts without its past."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

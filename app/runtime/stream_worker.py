@@ -51,7 +51,7 @@ class StreamWorker:
         self._stopping = threading.Event()
         self._died: BaseException | None = None
         self._stepped_s = time.monotonic()
-        self._busy = 0.0
+        self._busy = self._events_per_s = 0.0
         self._loop = self._build(models, asyncio.get_running_loop())
         self._thread = threading.Thread(target=self._run, name="stream-loop", daemon=True)
         self._thread.start()
@@ -75,6 +75,15 @@ class StreamWorker:
         silent_s = time.monotonic() - self._stepped_s
         if silent_s > STALLED_S:
             raise RuntimeError(f"the loop has not come round for {silent_s:.0f} s")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What app.runtime.scaling goes by; Serve asks for it when the deployment has an `autoscaling_config`."""
+        return {
+            "lag": sum(row["lag"] or 0 for row in self._loop.standing()),
+            "events_per_s": self._events_per_s,
+            "busy": self._busy,
+            "partitions": len(self._units),
+        }
 
     async def __del__(self) -> None:
         """Drains: reads no more, finishes what is in flight, writes checkpoints, hands the partitions over."""
@@ -133,11 +142,12 @@ class StreamWorker:
     def _measure(self) -> None:
         since_s = self._stepped_s - self._measured[0]
         if since_s >= 1.0:
-            cpu_s = time.thread_time()
+            cpu_s, events = time.thread_time(), self._loop.totals.events
             self._busy = (cpu_s - self._measured[1]) / since_s
-            self._measured = (self._stepped_s, cpu_s)
+            self._events_per_s = (events - self._measured[2]) / since_s
+            self._measured = (self._stepped_s, cpu_s, events)
 
-    _measured = (0.0, 0.0)
+    _measured = (0.0, 0.0, 0)
 
     def _close(self) -> None:
         self._executor.submit(self._opener.close)

@@ -102,6 +102,8 @@ def set_value(*path: str | int, value: object) -> Callable[[Config], None]:
 
 
 APP: tuple[str | int, ...] = ("applications", 0)
+SCALING = (*APP, "deployments", 2, "autoscaling_config")
+LAG = "app.runtime.scaling:ScaleByLag"
 WRONG_VALUES: list[tuple[Callable[[Config], None], str]] = [
     (set_value("http_options", "port", value="eighty"), "http_options.port is 'eighty'; it should be a valid integer"),
     (set_value("proxy_location", value="Somewhere"), "proxy_location is 'Somewhere'; it should be"),
@@ -157,6 +159,18 @@ WRONG_VALUES: list[tuple[Callable[[Config], None], str]] = [
     (
         set_value(*APP, "deployments", 2, "autoscaling_config", "target_ongoing_requests", value=-4),
         "applications[0].deployments[2].autoscaling_config.target_ongoing_requests is -4; it should be greater than 0",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": "app.runtime.scalin:ScaleByLag"}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_function is 'app.runtime.scalin:",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": LAG, "policy_kwargs": {"catchup_s": 3}}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_kwargs: nothing is called 'catchup_s' here",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": LAG, "policy_kwargs": {"behind_s": "2s"}}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_kwargs: behind_s is '2s'; write a",
     ),
     (
         set_value(*APP, "deployments", 4, "user_config", value={"pace": 3}),

@@ -1,6 +1,6 @@
-"""A Kafka in memory for fast tests: a log per topic and partition; a consumer, a producer and an admin over it."""
+"""A Kafka in memory for fast tests: one log per topic and partition, with a consumer and a producer over it."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -140,32 +140,3 @@ class MemoryProducer:
 
     def close(self, timeout_s: float = 10.0) -> None:
         self.release()
-
-
-class MemoryAdmin:
-    """Implements app.sources.Admin."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        self._broker = broker
-
-    def ensure_topics(
-        self, partitions_by_topic: Mapping[str, int], config: Mapping[str, str] | None = None
-    ) -> dict[str, int]:
-        missing = partitions_by_topic.keys() - self.topics().keys()
-        return self.ensure_partitions({name: partitions_by_topic[name] for name in missing}) | self.topics()
-
-    def ensure_partitions(self, partitions_by_topic: Mapping[str, int]) -> dict[str, int]:
-        for topic, count in partitions_by_topic.items():
-            for partition in range(count):
-                self._broker.logs.setdefault(TopicPartition(topic, partition), [])
-        return self.topics()
-
-    def topics(self) -> dict[str, int]:
-        return dict(Counter(each.topic for each in self._broker.logs))
-
-    def delete_topics(self, names: Collection[str]) -> None:
-        for each in list(self._broker.logs):
-            if each.topic in names:
-                del self._broker.logs[each]
-
-    def close(self) -> None: ...

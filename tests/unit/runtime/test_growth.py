@@ -1,6 +1,7 @@
 """Partitions that a source gets later: their logs, where they begin, and crashes at any point of it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ from app.runtime.checkpoint import CheckpointStore
 from app.runtime.growth import SourcePartitions
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
-from tests.support.memory import MemoryAdmin, MemoryBroker, MemoryConsumer
+from app.sources import TopicPartition
+from tests.support.memory import MemoryBroker, MemoryConsumer
 
 TOPICS = ("payments", "decisions", "letters")
 
@@ -42,14 +44,24 @@ class SteppingOpener(TaskOpener[Payment]):
         super().pin(partition)
 
 
-class SteppingAdmin(MemoryAdmin):
-    def __init__(self, broker: MemoryBroker, step: Callable[[], None]) -> None:
-        super().__init__(broker)
+class SteppingAdmin:
+    """What is asked of an Admin here, over logs in memory."""
+
+    def __init__(self, broker: MemoryBroker, step: Callable[[], None] = lambda: None) -> None:
+        self._broker = broker
         self._step = step
 
     def ensure_partitions(self, partitions_by_topic: Mapping[str, int]) -> dict[str, int]:
         self._step()
-        return super().ensure_partitions(partitions_by_topic)
+        for topic, wanted in partitions_by_topic.items():
+            for partition in range(wanted):
+                self._broker.logs.setdefault(TopicPartition(topic, partition), [])
+        return self.topics()
+
+    def topics(self) -> dict[str, int]:
+        return dict(Counter(each.topic for each in self._broker.logs))
+
+    def close(self) -> None: ...
 
 
 @dataclass
@@ -60,8 +72,8 @@ class World:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
 
     def __post_init__(self) -> None:
-        self.admin = MemoryAdmin(self.broker)
-        self.admin.ensure_topics(dict.fromkeys(TOPICS, 2))
+        self.admin = SteppingAdmin(self.broker)
+        self.admin.ensure_partitions(dict.fromkeys(TOPICS, 2))
         self.write(0, 1)
 
     def write(self, *partitions: int) -> None:
@@ -180,7 +192,7 @@ def test_a_broker_that_is_away_changes_nothing(world: World, monkeypatch: pytest
     partitions.look()
     world.admin.ensure_partitions({"payments": 3})
     with monkeypatch.context() as patched:
-        patched.setattr(MemoryAdmin, "ensure_partitions", _refuse)
+        patched.setattr(SteppingAdmin, "ensure_partitions", _refuse)
         with pytest.raises(BrokerError):
             partitions.look()
     assert partitions.look() == [0, 1, 2]

@@ -18,8 +18,9 @@ from app.runtime.assignment import assign
 
 SILENCE_MS = 3_000
 """A worker unheard of for so long loses its partitions; its replacement by Serve takes 5.7 s (kill -9, measured)."""
-SETTLE_MS = 1_000
-"""After its start a roster listens for so long before it gives out what nobody has: others may still have it."""
+SETTLE_MS = 1_500
+"""After its start a roster listens for so long before it gives out what nobody has: others may still have it. Longer
+than a worker is silent whose heartbeat got no answer: 1 s until it gives that one up, and 250 ms until the next."""
 RATE_WINDOW_MS = 5_000
 REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""

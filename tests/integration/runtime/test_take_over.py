@@ -41,7 +41,7 @@ class Scene:
         """Runs until the block ends; then kill -9. Its model gives so many answers."""
         asked = self._folder / name
         asked.touch()
-        arguments: dict[str, Any] = {
+        arguments = {
             "bootstrap": self._bootstrap,
             "source": self._source,
             "asked": str(asked),

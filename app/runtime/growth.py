@@ -49,26 +49,32 @@ class SourcePartitions:
             self._opener.pin(partition)
         if new and self._topics.create:
             self._add_to_logs(len(found))
+        if new:
+            logged = self._count_logged()
+            self._tell(len(found), len(new), logged)
+        return logged
+
+    def _tell(self, found: int, new: int, logged: int) -> None:
+        topics = self._topics
+        if logged >= found:
             logger.warning(
                 "%s has %d partitions now, %d of them new: a key that its producers send to another partition than "
                 "before starts there without its past, for Kafka moves no records",
-                self._topics.source,
-                len(found),
-                len(new),
+                topics.source,
+                found,
+                new,
             )
-        logged = self._count_logged()
-        if logged < len(found) != self._unread:
-            self._unread = len(found)
+        elif found != self._unread:
+            self._unread = found
             logger.error(
                 "%s has %d partitions, and nobody reads those beyond %d, for they have no logs: add partitions to %s "
                 "and %s, or set topics.create",
-                self._topics.source,
-                len(found),
+                topics.source,
+                found,
                 logged - 1,
-                self._topics.dead_letters,
-                self._topics.decisions,
+                topics.dead_letters,
+                topics.decisions,
             )
-        return logged
 
     def _add_to_logs(self, partitions: int) -> None:
         """The decision log last: who finds its partitions may write to those of the other one."""

@@ -179,7 +179,7 @@ async def post_events(
     try:
         events = service.intake.read(body, now_ms=time.time_ns() // 1_000_000)
     except UnacceptableError as error:
-        rejections = [Rejection(at=at, reason=reason) for at, reason in error.rejected]
+        rejections = [Rejection(at=at, reason=reason) for at, reason, _ in error.rejected]
         return _respond(422, InvalidEvents(detail="nothing was appended", events=rejections))
     outcomes = await service.lane.post(events, wait_ms / 1000)
     return _answer(outcomes, await service.sinks(), as_list=is_list(body))

@@ -35,6 +35,14 @@ had not answered when the deadline was near, turned the call away, had failed so
 because the event was past its deadline when it was read."""
 
 
+CAUSES = ("parse", "value", "key", "time", "late", "decide", "model", "sink", "other")
+"""The classes of reasons for a dead letter. Stable: people filter and count by them.
+
+parse: no event; value: a number that no column holds; key: not keyed as declared; time: ahead of the clock; late:
+behind the watermark; decide, model: user code failed on it; sink: refused by the sink.
+"""
+
+
 class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a reader can know of a frame without opening it. It travels as one header of the Kafka record."""
 
@@ -63,13 +71,19 @@ class Stages(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """A record that could not become a decision: its place, the reason in words, and its original bytes."""
+    """A record that could not become a decision: its place, the reason in words and as one of CAUSES, and all that is
+    needed to send it again. `stack` is that of the exception, where one was the reason."""
 
     offset: int
     append_ms: int
     reason: str
     key: bytes | None
     value: bytes | None
+    cause: str = "other"
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    attempts: int = 1
+    """How often the record has come, this time included: more than once when dead letters were replayed."""
+    stack: str | None = None
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):

@@ -4,23 +4,29 @@ A task sees its records in offset order and exactly once; its state, its waterma
 scores are a function of the log's prefix, however the log is cut into polls.
 """
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from app.errors import LogError
-from app.event import Columns, Event, EventDecoder
+from app.event import Columns, Event, EventDecoder, Rejected
 from app.features import Features, KeyedState
 from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages
+from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
 CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
+STACK_DEPTH = 10
+MOST_STACK_CHARACTERS = 8_000
+"""The innermost calls are what helps; a record of Kafka has to hold the letter with its stack."""
 LONG_AGO = np.iinfo(np.int64).min // 2
 
 
@@ -123,7 +129,7 @@ class Task(Generic[E]):
         reasons = [
             *decoded.rejected,
             *(
-                (int(decoded.rows[at]), self._lateness(columns, watermark_ms, at))
+                Rejected(int(decoded.rows[at]), self._lateness(columns, watermark_ms, at), "late")
                 for at in np.flatnonzero(late).tolist()
             ),
         ]
@@ -147,7 +153,7 @@ class Task(Generic[E]):
             events=events[start:],
             columns=_from(columns, start),
             features=_from(features, start),
-            rejected=[_dead_letter(records, row, reason) for row, reason in sorted(reasons) if offsets[row] >= first],
+            rejected=_dead_letters(records, [each for each in sorted(reasons) if offsets[each.row] >= first]),
         )
 
     def _watermarks(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -232,7 +238,7 @@ def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcom
     kept = np.delete(np.arange(len(part.rows)), list(verdicts.failed))
     all_kept = not verdicts.failed
     rows = part.rows if all_kept else part.rows[kept]
-    dead = [*part.rejected, *(_failed(part, row, error) for row, error in verdicts.failed.items())]
+    dead = [*part.rejected, *_failed(part, verdicts.failed, "decide")]
     decided = Decided(
         offsets=part.records.offsets[rows],
         append_ms=part.records.append_ms[rows],
@@ -328,10 +334,7 @@ def _set_aside(part: Slice[E], outcome: Outcome) -> tuple[Slice[E], Columns]:
         events=[part.events[row] for row in kept.tolist()],
         columns=take(part.columns, kept),
         features=take(part.features, kept),
-        rejected=[
-            *part.rejected,
-            *(_dead_letter(part.records, int(part.rows[row]), str(error)) for row, error in outcome.failed.items()),
-        ],
+        rejected=[*part.rejected, *_failed(part, outcome.failed, "model")],
     )
     return left, take(outcome.scores, kept)
 
@@ -344,18 +347,38 @@ def _from(columns: Columns, start: int) -> Columns:
     return {name: column[start:] for name, column in columns.items()}
 
 
-def _failed(part: Slice[Any], row: int, error: Exception) -> DeadLetter:
-    return _dead_letter(part.records, int(part.rows[row]), f"decide raised {type(error).__name__}: {error}")
+def _failed(part: Slice[Any], failed: Mapping[int, Exception], cause: str) -> list[DeadLetter]:
+    """Of the rows that `decide` raised for; or a model, whose error says so itself."""
+    by = "decide raised {}: " if cause == "decide" else ""
+    rejected = [
+        Rejected(int(part.rows[row]), f"{by.format(type(error).__name__)}{error}", cause)
+        for row, error in failed.items()
+    ]
+    letters = _dead_letters(part.records, rejected)
+    return [
+        structs.replace(letter, stack=_stack(error)) for letter, error in zip(letters, failed.values(), strict=True)
+    ]
 
 
-def _dead_letter(records: Records, row: int, reason: str) -> DeadLetter:
-    return DeadLetter(
-        offset=int(records.offsets[row]),
-        append_ms=int(records.append_ms[row]),
-        reason=reason,
-        key=records.keys[row],
-        value=records.values[row],
-    )
+def _dead_letters(records: Records, rejected: Sequence[Rejected]) -> list[DeadLetter]:
+    headers = records.headers() if rejected else []
+    return [
+        DeadLetter(
+            offset=int(records.offsets[row]),
+            append_ms=int(records.append_ms[row]),
+            reason=reason,
+            key=records.keys[row],
+            value=records.values[row],
+            cause=cause,
+            headers=original_headers(headers[row]),
+            attempts=1 + count_replays(headers[row]),
+        )
+        for row, reason, cause in rejected
+    ]
+
+
+def _stack(error: Exception) -> str:
+    return "".join(traceback.format_exception(error, limit=-STACK_DEPTH))[-MOST_STACK_CHARACTERS:]
 
 
 def _restore(features: type[Features], allowed_lateness_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> KeyedState:

@@ -44,7 +44,7 @@ def reason(value: Any, **options: Any) -> str:
         options["keys"] = [b"c1", *options["keys"], b"c1"]
     decoded = decode(GOOD, value, GOOD, **options)
     assert decoded.rows.tolist() == [0, 2]
-    [(row, why)] = decoded.rejected
+    [(row, why, _)] = decoded.rejected
     assert row == 1
     return why
 
@@ -235,6 +235,21 @@ def test_a_key_that_is_not_the_field_it_stands_for_is_rejected(key: bytes | None
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "key", "cause"),
+    [
+        (b"{", b"c1", "parse"),
+        (None, b"c1", "parse"),
+        (json.dumps(GOOD | {"items": 2**64}).encode(), b"c1", "value"),
+        (json.dumps(GOOD | {"time": APPEND_MS * 2}).encode(), b"c1", "time"),
+        (json.dumps(GOOD).encode(), b"c2", "key"),
+    ],
+)
+def test_a_rejection_names_the_class_of_its_reason(value: bytes | None, key: bytes, cause: str) -> None:
+    decoded = decode(GOOD, value, keys=[b"c1", key], by="card")
+    assert [(each.row, each.cause) for each in decoded.rejected] == [(1, cause)]
+
+
 def test_without_a_key_field_keys_mean_nothing() -> None:
     assert not decode(GOOD, GOOD, keys=[b"whatever", None]).rejected
 
@@ -413,7 +428,7 @@ def _assert_same(
     for start, end in parts:
         part = decode(*values[start:end], keys=keys[start:end], by="card")
         events += part.events
-        rejected += [(start + row, why) for row, why in part.rejected]
+        rejected += [(start + row, *why) for row, *why in part.rejected]
         rows += [start + row for row in part.rows.tolist()]
         columns.append(part.columns)
     assert (whole.events, whole.rejected, whole.rows.tolist()) == (events, rejected, rows)

@@ -38,7 +38,7 @@ def admit(records: Sequence[Record]) -> Slice:
             append_ms=np.full(len(records), 2_000_000_000_000),
             keys=[each.key for each in records],
             values=[each.value for each in records],
-            headers=list,
+            headers=lambda: [[] for _ in records],
         )
     )
     assert admitted is not None

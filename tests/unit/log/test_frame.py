@@ -93,7 +93,11 @@ def frames(draw: st.DrawFn) -> Frame:
     columns = [{name: COLUMNS[kind](seeds) for name, kind in draw(places).items()} for _ in range(3)]
     dead = [
         DeadLetter(
-            first + at, at - 1, "reason" * at, *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")]))
+            first + at,
+            at - 1,
+            "reason" * at,
+            *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")])),
+            *draw(st.sampled_from([(), ("parse", (("h", None), ("h", b"\xff")), 3, "line 1\nline 2")])),
         )
         for at, fate in enumerate(fates)
         if fate == "r"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,10 +16,21 @@ from app.errors import LogError
 from app.event import Event
 from app.features import Features, count, latest, total
 from app.log.frame import REASONS, Frame, Stages, encode_frame
+from app.log.replayed import replay_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import decode_checkpoint, encode_checkpoint
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, fingerprint, merge_inputs, split_outcome
-from app.sources import Records
+from app.runtime.task import (
+    MOST_STACK_CHARACTERS,
+    Outcome,
+    Slice,
+    Task,
+    TaskSettings,
+    decide,
+    fingerprint,
+    merge_inputs,
+    split_outcome,
+)
+from app.sources import Header, Records
 
 START_MS = 1_600_000_000_000
 HOUR_MS = 3_600_000
@@ -61,6 +72,12 @@ class Stored:
     value: bytes
     key: bytes
 
+    @property
+    def headers(self) -> list[Header]:
+        """Every third record has come back from the dead letters."""
+        own: list[Header] = [("trace", b"%d" % self.offset), ("trace", None)]
+        return replay_headers(own, "3/0", self.offset) if self.offset % 3 == 2 else own
+
 
 def payment(offset: int, minute: int, amount: float = 1.0, card: str = "c") -> Stored:
     record = {"id": str(offset), "time": START_MS + minute * 60_000, "card": card, "amount": amount}
@@ -75,7 +92,7 @@ def poll(stored: Sequence[Stored]) -> Records:
         append_ms=np.array([START_MS + each.offset for each in stored], dtype=np.int64),
         keys=[each.key for each in stored],
         values=[each.value for each in stored],
-        headers=lambda: [[] for _ in stored],
+        headers=lambda: [each.headers for each in stored],
     )
 
 
@@ -99,7 +116,16 @@ def outcomes(frames: Sequence[Frame]) -> dict[int, Any]:
             found[offset] = (rows.event["id"][row], int(rows.append_ms[row]), features, rows.actions[row])
         for dead in frame.rejected:
             assert dead.offset not in found
-            found[dead.offset] = (dead.reason, dead.append_ms, dead.key, dead.value)
+            found[dead.offset] = (
+                dead.reason,
+                dead.append_ms,
+                dead.key,
+                dead.value,
+                dead.cause,
+                dead.headers,
+                dead.attempts,
+                dead.stack,
+            )
     return found
 
 
@@ -161,6 +187,14 @@ def expected(stored: Sequence[Stored]) -> dict[int, tuple[Any, ...]]:
     return found
 
 
+CAUSE = {
+    "truncated": "parse",
+    "keyed by": "key",
+    "late": "late",
+    "decide raised ValueError: unlucky": "decide",
+}
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs())
 def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list[Stored]) -> None:
@@ -170,7 +204,9 @@ def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list
     for offset, answer in wanted.items():
         if len(answer) == 1:
             assert answer[0] in found[offset][0]
-            assert found[offset][3] == next(each.value for each in stored if each.offset == offset)
+            [record] = [each for each in stored if each.offset == offset]
+            own, attempts = (("trace", b"%d" % offset), ("trace", None)), offset + 1 if offset % 3 == 2 else 1
+            assert found[offset][2:7] == (record.key, record.value, CAUSE[answer[0]], own, attempts)
         else:
             _, _, features, actions = found[offset]
             read = [np.frombuffer(features[name])[0] for name in ("payments", "spent", "last_amount")]
@@ -341,6 +377,43 @@ def test_a_frame_says_what_decided_its_rows_and_with_which_versions() -> None:
     assert frame.header.actions == 1
     assert [(dead.offset, dead.reason) for dead in frame.rejected] == [(1, "decide raised ValueError: unlucky")]
     assert frame.stages == STAGES
+
+
+def test_a_dead_letter_that_decide_raised_carries_the_innermost_calls() -> None:
+    part = new_task().admit(poll([payment(0, 0, 13), Stored(1, b"{", b"c")]))
+    assert part is not None
+    unlucky, broken = decided(part).rejected
+    assert unlucky.stack is not None
+    assert unlucky.stack.endswith('    raise ValueError("unlucky")\nValueError: unlucky\n')
+    assert broken.stack is None
+
+
+def test_a_stack_however_deep_leaves_the_letter_room_in_a_record() -> None:
+    def descend(payment: Payment) -> Iterator[Action]:
+        yield from descend(payment)
+
+    part = new_task().admit(poll([payment(0, 0)]))
+    assert part is not None
+    endless = Pipeline(source=Payment, features=[CardHistory, CardLast], decide=descend)
+    [dead] = decide(endless, SETTINGS, part, Outcome({}, {}, "rules"), STAGES).rejected
+    assert dead.cause == "decide"
+    assert dead.stack is not None
+    assert len(dead.stack) <= MOST_STACK_CHARACTERS
+
+
+def test_headers_are_decoded_only_for_dead_letters_and_once_a_poll() -> None:
+    calls = []
+
+    def counting(records: Records) -> Records:
+        return replace(records, headers=lambda: calls.append(1) or records.headers())
+
+    task = new_task()
+    fine = task.admit(counting(poll([payment(0, 0), payment(1, 1)])))
+    assert fine is not None
+    decided(fine)
+    assert calls == []
+    task.admit(counting(poll([Stored(at, b"{", b"c") for at in range(2, 9)])))
+    assert calls == [1]
 
 
 def test_dead_letters_of_all_causes_stand_in_offset_order() -> None:

@@ -4,7 +4,6 @@ A task sees its records in offset order and exactly once; its state, its waterma
 scores are a function of the log's prefix, however the log is cut into polls.
 """
 
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -20,13 +19,11 @@ from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stag
 from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
+from app.runtime.stack import describe_stack
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
 CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
-STACK_DEPTH = 10
-MOST_STACK_CHARACTERS = 8_000
-"""The innermost calls are what helps; a record of Kafka has to hold the letter with its stack."""
 LONG_AGO = np.iinfo(np.int64).min // 2
 
 
@@ -356,7 +353,8 @@ def _failed(part: Slice[Any], failed: Mapping[int, Exception], cause: str) -> li
     ]
     letters = _dead_letters(part.records, rejected)
     return [
-        structs.replace(letter, stack=_stack(error)) for letter, error in zip(letters, failed.values(), strict=True)
+        structs.replace(letter, stack=describe_stack(error))
+        for letter, error in zip(letters, failed.values(), strict=True)
     ]
 
 
@@ -375,10 +373,6 @@ def _dead_letters(records: Records, rejected: Sequence[Rejected]) -> list[DeadLe
         )
         for row, reason, cause in rejected
     ]
-
-
-def _stack(error: Exception) -> str:
-    return "".join(traceback.format_exception(error, limit=-STACK_DEPTH))[-MOST_STACK_CHARACTERS:]
 
 
 def _restore(features: type[Features], allowed_lateness_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> KeyedState:

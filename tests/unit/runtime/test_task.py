@@ -20,7 +20,6 @@ from app.log.replayed import replay_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import decode_checkpoint, encode_checkpoint
 from app.runtime.task import (
-    MOST_STACK_CHARACTERS,
     Outcome,
     Slice,
     Task,
@@ -386,19 +385,6 @@ def test_a_dead_letter_that_decide_raised_carries_the_innermost_calls() -> None:
     assert unlucky.stack is not None
     assert unlucky.stack.endswith('    raise ValueError("unlucky")\nValueError: unlucky\n')
     assert broken.stack is None
-
-
-def test_a_stack_however_deep_leaves_the_letter_room_in_a_record() -> None:
-    def descend(payment: Payment) -> Iterator[Action]:
-        yield from descend(payment)
-
-    part = new_task().admit(poll([payment(0, 0)]))
-    assert part is not None
-    endless = Pipeline(source=Payment, features=[CardHistory, CardLast], decide=descend)
-    [dead] = decide(endless, SETTINGS, part, Outcome({}, {}, "rules"), STAGES).rejected
-    assert dead.cause == "decide"
-    assert dead.stack is not None
-    assert len(dead.stack) <= MOST_STACK_CHARACTERS
 
 
 def test_headers_are_decoded_only_for_dead_letters_and_once_a_poll() -> None:

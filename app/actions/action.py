@@ -30,8 +30,9 @@ class Delivery(NamedTuple):
     """One action of one event, on its way to one sink.
 
     `key` is the idempotency key `pipeline/partition/offset/action-index`: the same whenever and by whomever the same
-    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source. `fields` are the
-    action's own, plus `type`; of a Decision: type, id, time, each score by its name, reason.
+    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source, and `append_ms` is
+    when it was appended there. `fields` are the action's own, plus `type`; of a Decision: type, id, time, each score by
+    its name, reason.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Delivery(NamedTuple):
     offset: int
     event_key: str | None
     fields: dict[str, Any]
+    append_ms: int | None = None
 
 
 def idempotency_key(pipeline: str, partition: int, offset: int, index: int | str) -> str:

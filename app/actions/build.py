@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from app.actions.action import Action, Decision, Sink
 from app.actions.dead_letters import DeadLetters
+from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
@@ -22,8 +23,6 @@ from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
 from app.sources import Consumer, Producer
 
-REJECTS = "dead-letters"
-"""The sink that every pipeline has: it copies rejected records to the dead-letter topic."""
 OFF = ("off", False)
 """What switches a sink off, in place of its address; unquoted, YAML reads off as false."""
 

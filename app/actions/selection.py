@@ -50,6 +50,7 @@ class OneAction(Selection[Delivery]):
                         offset,
                         _event_key(frame, self._by, row),
                         fields,
+                        int(decided.append_ms[row]),
                     )
 
 
@@ -77,6 +78,7 @@ class EveryDecision(Selection[Delivery]):
                 offset,
                 _event_key(frame, self._by, row),
                 {"type": "Decision", **fields, "reason": REASONS[decided.reasons[row]]},
+                int(decided.append_ms[row]),
             )
 
 

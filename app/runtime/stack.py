@@ -20,7 +20,12 @@ def describe_stack(error: BaseException) -> str:
     origin = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     before = f"{describe_stack(origin)}\nwhich led to:\n\n" if origin else ""
     text = "".join([before, "Traceback, innermost calls:\n", *calls, *traceback.format_exception_only(error)])
-    return text[-MOST_CHARACTERS:]
+    return encodable(text)[-MOST_CHARACTERS:]
+
+
+def encodable(text: str) -> str:
+    """With half surrogate pairs, which no log can hold, written out: an exception's words can have any."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @lru_cache(maxsize=4_096)

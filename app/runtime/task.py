@@ -19,7 +19,7 @@ from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stag
 from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
-from app.runtime.stack import describe_stack
+from app.runtime.stack import describe_stack, encodable
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
@@ -348,7 +348,7 @@ def _failed(part: Slice[Any], failed: Mapping[int, Exception], cause: str) -> li
     """Of the rows that `decide` raised for; or a model, whose error says so itself."""
     by = "decide raised {}: " if cause == "decide" else ""
     rejected = [
-        Rejected(int(part.rows[row]), f"{by.format(type(error).__name__)}{error}", cause)
+        Rejected(int(part.rows[row]), encodable(f"{by.format(type(error).__name__)}{error}"), cause)
         for row, error in failed.items()
     ]
     letters = _dead_letters(part.records, rejected)

@@ -387,6 +387,17 @@ def test_a_dead_letter_that_decide_raised_carries_the_innermost_calls() -> None:
     assert broken.stack is None
 
 
+def test_an_exception_whose_words_nothing_can_encode_is_a_dead_letter_like_any_other() -> None:
+    def decide_badly(payment: Payment) -> Iterator[Action]:
+        raise ValueError("half a pair: \ud800")
+
+    part = new_task().admit(poll([payment(0, 0)]))
+    assert part is not None
+    frame = decide(Pipeline(source=Payment, decide=decide_badly), SETTINGS, part, Outcome({}, {}, "rules"), STAGES)
+    encode_frame(frame)
+    assert frame.rejected[0].reason == "decide raised ValueError: half a pair: \\ud800"
+
+
 def test_headers_are_decoded_only_for_dead_letters_and_once_a_poll() -> None:
     calls = []
 

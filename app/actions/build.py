@@ -51,7 +51,8 @@ class RunnableSink:
     """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step.
 
     `topic` is the one that it publishes to, if it does. A sink that is not `hurried` is one that nobody waits for: it
-    reads up to half a second late, and its delay is no part of the pipeline's latency.
+    reads up to half a second late, and its delay is no part of the pipeline's latency. `open_writer` gives what carries
+    out a single delivery.
     """
 
     name: str
@@ -59,6 +60,7 @@ class RunnableSink:
     topic: str | None
     hurried: bool
     open: Callable[[Kafka], SinkLoop[Any]]
+    open_writer: "OpenWriter"
 
 
 def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> list[RunnableSink]:
@@ -161,7 +163,7 @@ def _runnable(
             halt=halt,
         )
 
-    return RunnableSink(sink, group, topic, hurried, open_loop)
+    return RunnableSink(sink, group, topic, hurried, open_loop, open_writer)
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:

@@ -119,6 +119,12 @@ class Poster(SinkWriter[Delivery]):
             return True
         return False
 
+    def deliver(self, delivery: Delivery) -> None:
+        try:
+            self._post(delivery)
+        except FailedAttemptError as error:
+            raise RefusedError(str(error)) from error
+
     def _failures_of(self, delivery: Delivery) -> int:
         key, failures = self._failures.get(delivery.partition, ("", 0))
         return failures if key == delivery.key else 0

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from app.actions.action import Delivery, Sink
+from app.actions.action import Delivery, Sink, is_later
 from app.actions.database import Database, RefusedRowError, quote
 from app.actions.dead_letters import DeadLetters
 from app.actions.position import Position, Saved
@@ -150,6 +150,18 @@ class Upserter(SinkWriter[Delivery]):
             self._dead_letters.send(delivery, f"the database refused the row: {error}", 1)
             return True
         return False
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A row that a later action of the same partition has written in the meantime stays as it is."""
+        with self._database.transaction():
+            self._table.prepare(self._database)
+            row = self._table.row(delivery)
+            self._database.write(self._table.insert_if_missing, [row])  # the row is there, so it can be locked
+            [(key,)] = self._database.execute(
+                f"{self._table.select_key}{self._database.lock}", [row[self._table.key_index]]
+            )
+            if not is_later(key or "", than=delivery.key):
+                self._upsert([delivery])
 
     def close(self) -> None:
         self._database.close()

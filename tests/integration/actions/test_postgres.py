@@ -14,7 +14,7 @@ from app.actions.postgres import Postgres
 from app.actions.table import table_of
 from app.actions.upsert import Upserter
 from app.actions.writer import Batch
-from app.errors import RetryableActionError
+from app.errors import ActionError, RetryableActionError
 from tests.unit.actions.crashes import kafka_with
 from tests.unit.actions.decision_log import LETTERS
 from tests.unit.actions.memory_kafka import MemoryKafka, MemoryProducer
@@ -107,6 +107,22 @@ def test_a_row_that_postgres_refuses_becomes_a_dead_letter_and_the_others_are_wr
     assert [row["name"] for row in rows_of(postgres)] == ["a", "c"]
     [(_, letter)] = kafka.records(LETTERS)
     assert dict(letter.headers)["idempotency-key"] == b"fraud/0/1/0"
+    upserter.close()
+
+
+def test_one_delivery_by_itself_overwrites_earlier_rows_and_leaves_later_ones(
+    postgres: str, kafka: MemoryKafka
+) -> None:
+    upserter = open_upserter(postgres, kafka)
+    upserter.resume({0: None})
+    for first, count in ((7, 70), (3, 30), (12, 120), (9, 90)):
+        [delivery] = deliveries({"count": count}, first=first)
+        upserter.deliver(delivery)
+    assert [(row["count"], row["idempotency_key"]) for row in rows_of(postgres)] == [(120, "fraud/0/12/0")]
+    [bad] = deliveries({"count": "many"}, first=20)
+    with pytest.raises(ActionError, match="many") as raised:
+        upserter.deliver(bad)
+    assert not isinstance(raised.value, RetryableActionError)
     upserter.close()
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from app.actions.action import Delivery
 from app.actions.message import HEADERS_HEADER, KEY_HEADER, SINK_HEADER, Message, decode_source_headers
+from app.errors import ActionError
 from app.sources import Header, Records, TopicPartition
 
 REJECTS = "dead-letters"
@@ -52,10 +53,13 @@ class Letter(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def delivery(self) -> Delivery:
-        """What the sink refused. Raises msgspec.DecodeError when the value is no action."""
-        fields = msgspec.json.decode(self.value or b"", type=dict[str, Any])
-        key = None if self.key is None else self.key.decode()
-        return Delivery(self.idempotency_key, self.topic, self.partition, self.offset, key, fields)
+        """What the sink refused. Raises ActionError when the letter holds no action."""
+        try:
+            fields = msgspec.json.decode(self.value or b"", type=dict[str, Any])
+            key = None if self.key is None else self.key.decode()
+        except ValueError as error:
+            raise ActionError(f"the letter {self.id} holds no action: {error}; drop it") from error
+        return Delivery(self.idempotency_key, self.topic, self.partition, self.offset, key, fields, self.append_ms)
 
 
 class Marker(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -152,7 +156,7 @@ def read_entries(pipeline: str, records: Records) -> Iterator[Letter | Marker]:
                 yield msgspec.json.decode(records.values[row] or b"", type=Marker)
             elif KEY_HEADER in known:
                 yield _read_letter(pipeline, records, row, known)
-        except (ValueError, KeyError, msgspec.MsgspecError):
+        except (ValueError, KeyError):
             continue
 
 

@@ -153,7 +153,7 @@ class Producer(Protocol):
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         """Puts a record into the buffer, which leaves at most linger_ms later.

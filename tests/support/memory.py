@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.errors import BrokerError
-from app.sources import CommittedOffset, OnDelivery, Records, TopicPartition
+from app.sources import CommittedOffset, Header, OnDelivery, Records, TopicPartition
 
 
 @dataclass
@@ -108,7 +108,7 @@ class MemoryProducer:
     def __init__(self, broker: MemoryBroker, *, hold: bool = False) -> None:
         self._broker = broker
         self.hold = hold
-        self._waiting: list[tuple[str, bytes | None, int, bytes | None, Sequence[tuple[str, bytes]], OnDelivery | None]]
+        self._waiting: list[tuple[str, bytes | None, int, bytes | None, Sequence[Header], OnDelivery | None]]
         self._waiting = []
 
     def send(
@@ -118,7 +118,7 @@ class MemoryProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         self._waiting.append((topic, value, partition or 0, key, headers, on_delivery))

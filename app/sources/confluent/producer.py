@@ -8,7 +8,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from app.errors import BrokerError
-from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, OnDelivery
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery
 from app.sources.confluent.link import Link, common_options
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.settings import Compression, KafkaSettings
@@ -48,7 +48,7 @@ class ConfluentProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         self._raise_untold()

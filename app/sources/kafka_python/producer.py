@@ -12,7 +12,7 @@ from kafka import errors
 from kafka.partitioner.sticky import StickyPartitioner
 
 from app.errors import BrokerError
-from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, OnDelivery, TopicPartition
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery, TopicPartition
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.kafka_python.admin import KafkaPythonAdmin
 from app.sources.kafka_python.link import REQUEST_TIMEOUT_MS, Link, common_options
@@ -67,7 +67,7 @@ class KafkaPythonProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         self._raise_untold()

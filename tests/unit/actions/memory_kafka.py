@@ -133,7 +133,7 @@ class MemoryProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         if TopicPartition(topic, partition or 0) not in self.kafka.logs:

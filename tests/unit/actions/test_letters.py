@@ -21,6 +21,7 @@ from app.actions.letters import (
 )
 from app.actions.message import Message, failure_message, identity_headers, reject_message
 from app.actions.selection import Reject
+from app.errors import ActionError
 from app.log.frame import DeadLetter
 from app.sources import TopicPartition
 from tests.unit.actions.decision_log import LETTERS
@@ -79,9 +80,18 @@ def test_a_refused_delivery_comes_back_as_it_was_sent() -> None:
     delivery = Delivery("fraud/3/12/0", "payments", 3, 12, "c1", {"type": "Hold", "payment": "p1", "risk": 0.5}, 1_000)
     [letter] = read(refused(delivery))
     assert isinstance(letter, Letter)
-    assert letter.delivery._replace(append_ms=1_000) == delivery
+    assert letter.delivery == delivery
     assert (letter.id, letter.sink, letter.cause, letter.attempts) == ("3/12/0@cases", "cases", "sink", 20)
     assert (letter.append_ms, letter.reason) == (1_000, "cases answered 422")
+
+
+@pytest.mark.parametrize("value", [None, b"", b"{", b"[1]", b"\xff"])
+def test_a_letter_of_a_sink_that_holds_no_action_says_so(value: bytes | None) -> None:
+    message = refused(Delivery("fraud/3/12/0", "payments", 3, 12, None, {}))
+    [letter] = read(message._replace(value=value))
+    assert isinstance(letter, Letter)
+    with pytest.raises(ActionError, match="3/12/0@cases holds no action"):
+        _ = letter.delivery
 
 
 def test_letters_written_before_they_carried_more_are_read_all_the_same() -> None:

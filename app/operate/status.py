@@ -47,7 +47,7 @@ def describe(status: Mapping[str, Any]) -> Iterator[str]:
     for each in status["partitions"]:
         yield (
             f"partition {each['partition']}: offset {each['offset']} of {each['end_offset']}, lag {each['lag']}, "
-            f"watermark {_instant(each['watermark_ms'])}, {each['keys']} keys, {each['worker'] or 'no worker'}"
+            f"watermark {format_instant(each['watermark_ms'])}, {each['keys']} keys, {each['worker'] or 'no worker'}"
         )
     for name, stage in status["stages"].items():
         if stage["count"]:
@@ -59,5 +59,6 @@ def describe(status: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _instant(time_ms: int | None) -> str:
+def format_instant(time_ms: int | None) -> str:
+    """UTC, to the second."""
     return "none" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -13,7 +13,8 @@ import pytest
 from app.config import PipelineArgs
 from app.errors import LogError
 from app.log.frame import DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
-from app.operate.decisions import parse_since, read_decisions, summarize
+from app.operate.decisions import read_decisions, summarize
+from app.operate.options import parse_when
 from app.operate.outcomes import Start, count_outcomes, mark_start
 from tests.support.memory import MemoryBroker, MemoryConsumer
 
@@ -117,15 +118,15 @@ def test_since_leaves_out_what_was_logged_before_and_second_copies_of_it(broker:
 
 
 def test_since_is_a_duration_or_a_time() -> None:
-    assert parse_since("10m") == pytest.approx(time.time() * 1000 - 600_000, abs=5_000)
+    assert parse_when("10m") == pytest.approx(time.time() * 1000 - 600_000, abs=5_000)
     instant = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000
-    assert parse_since("2026-01-31T12:00") == parse_since("2026-01-31T13:00+01:00") == instant
+    assert parse_when("2026-01-31T12:00") == parse_when("2026-01-31T13:00+01:00") == instant
 
 
 @pytest.mark.parametrize("text", ["yesterday", "10min", "-5m", ""])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"{text!r} is no time; write 10m or 2026-")):
-        parse_since(text)
+        parse_when(text)
 
 
 def test_outcomes_count_each_record_of_the_run_once(broker: MemoryBroker) -> None:

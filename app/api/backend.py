@@ -9,10 +9,11 @@ from typing import Any
 from app.api.decision import Sinks
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
+from app.api.letters import RecentLetters
 from app.api.recent import RecentDecisions
 from app.api.search import Found, search_log
 from app.api.status import StatusCache, StatusDocument
-from app.api.tail import DecisionTail
+from app.api.tail import LogTail
 from app.config import PipelineArgs
 from app.errors import BrokerError
 from app.pipeline import Pipeline
@@ -32,7 +33,9 @@ class Backend:
     pipeline: Pipeline[Any]
     status: StatusCache
     recent: RecentDecisions
-    tail: DecisionTail
+    tail: LogTail
+    letters: RecentLetters
+    letters_tail: LogTail
     intake: Intake
     lane: SynchronousLane
     search: Callable[[str], Found]
@@ -50,11 +53,17 @@ class Backend:
         """Where the sinks stand; unknown while the coordinator does not answer."""
         return Sinks(self.pipeline.actions, await self.status.get_if_available())
 
+    @property
+    def alive(self) -> bool:
+        """Whether what follows the logs lives."""
+        return self.tail.alive and self.letters_tail.alive
+
     def start(self) -> None:
         self.tail.start()
+        self.letters_tail.start()
 
     async def stop(self) -> None:
-        await asyncio.to_thread(self.tail.stop)
+        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in (self.tail, self.letters_tail)))
         try:
             await asyncio.to_thread(self.lane.close)
         except BrokerError as error:
@@ -65,10 +74,13 @@ def connect(
     args: PipelineArgs, pipeline: Pipeline[Any], fetch_status: Callable[[], Awaitable[StatusDocument]]
 ) -> Backend:
     """Wires a backend to Kafka. Nothing is connected yet: an API without Kafka is up, and says what is wrong."""
-    topics, recent = args.topics, RecentDecisions()
+    topics, recent, letters = args.topics, RecentDecisions(), RecentLetters(args.name)
 
     def open_reader() -> Consumer:
         return open_consumer(args.kafka, buffer_bytes=8 << 20)
+
+    def open_letters() -> Consumer:
+        return open_consumer(args.kafka, buffer_bytes=8 << 20, hurried=False)
 
     def search(event_id: str) -> Found:
         consumer = open_reader()
@@ -83,7 +95,9 @@ def connect(
         pipeline=pipeline,
         status=StatusCache(fetch_status),
         recent=recent,
-        tail=DecisionTail(open_reader, topics.decisions, recent),
+        tail=LogTail(open_reader, topics.decisions, recent),
+        letters=letters,
+        letters_tail=LogTail(open_letters, topics.dead_letters, letters),
         intake=Intake(pipeline, args.max_ahead_ms),
         lane=SynchronousLane(writer, recent),
         search=search,

@@ -52,6 +52,37 @@ class DecisionDocument(BaseModel):
     stages_ms: dict[Stage, float] = Field(description="how long each stage took")
 
 
+class HeaderDocument(BaseModel):
+    """A header of a record: text, or hex behind 0x where it is none."""
+
+    name: str
+    value: str | None
+
+
+class DeadLetterDocument(BaseModel):
+    """A record that became no decision, or a delivery that its sink refused. Bytes are text, or hex behind 0x."""
+
+    id: str = Field(description="what `python -m app dead-letters` calls it")
+    state: Literal["open", "in doubt"] = Field(description="in doubt: a replay was interrupted; run it again")
+    cause: str = Field(description="the class of the reason: parse, value, key, time, late, decide, model, sink, other")
+    reason: str
+    sink: str | None = Field(description="who refused the delivery; null when the stream rejected the record")
+    topic: str = Field(description="the source topic")
+    partition: int = Field(description="of the source topic")
+    offset: int = Field(description="in the source topic")
+    append_ms: int | None = Field(description="when the event was appended to the source, ms since the epoch")
+    written_ms: int = Field(description="when it became a dead letter, ms since the epoch")
+    place: str = Field(description="topic/partition/offset of the letter itself")
+    attempts: int = Field(description="before this letter: ways through the pipeline, or tries of the sink")
+    replays: int = Field(description="how often it was sent again")
+    idempotency_key: str
+    key: str | None
+    value: str | None = Field(description="the first 2,000 characters")
+    value_bytes: int = Field(description="the size of the whole value")
+    headers: list[HeaderDocument] = Field(description="of the record that was rejected")
+    stack: str | None = Field(description="of the exception, where one was the reason")
+
+
 class Answer(BaseModel):
     """What became of one posted event."""
 

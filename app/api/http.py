@@ -19,6 +19,7 @@ from app.api.backend import Backend
 from app.api.decision import Sinks, describe
 from app.api.documents import (
     Answer,
+    DeadLetterDocument,
     DecisionDocument,
     Health,
     InvalidEvents,
@@ -30,6 +31,7 @@ from app.api.documents import (
 )
 from app.api.intake import MAX_BODY_BYTES, UnacceptableError, is_list
 from app.api.lane import Outcome
+from app.api.letters import describe_letter
 from app.api.openapi import describe_events
 from app.api.recent import Row
 from app.api.status import StatusUnavailableError
@@ -137,6 +139,20 @@ async def read_decision(event_id: str, service: Service) -> DecisionDocument:
     return describe(found.row, await service.sinks())
 
 
+@router.get("/dead-letters", tags=["decisions"], summary="The open dead letters, newest first")
+async def list_dead_letters(
+    service: Service,
+    limit: Annotated[int, Query(ge=1, le=200, description="how many at most")] = 20,
+) -> list[DeadLetterDocument]:
+    """Records that became no decision and deliveries that a sink refused, which nobody has replayed or dropped yet.
+
+    From the last 2,000 records of each partition of the dead-letter topic; `python -m app dead-letters` has all of
+    them, and works them off.
+    """
+    cases = await asyncio.to_thread(service.letters.latest_open, limit)
+    return [describe_letter(case) for case in cases]
+
+
 async def read_body(request: Request) -> bytes:
     """The JSON that was sent. Refuses another content type: a form on a foreign site could send that unasked."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -227,9 +243,9 @@ async def read_metrics(service: Service) -> Response:
 
 @router.get("/healthz", tags=["operations"], summary="Is this process alive?")
 async def read_health(service: Service, response: Response) -> Health:
-    """200 while the decision log's reader lives; `detail` says why it may have nothing to read."""
-    response.status_code = 200 if service.tail.alive else 503
-    return Health(ok=service.tail.alive, detail=service.tail.last_error)
+    """200 while the readers of the logs live; `detail` says why they may have nothing to read."""
+    response.status_code = 200 if service.alive else 503
+    return Health(ok=service.alive, detail=service.tail.last_error or service.letters_tail.last_error)
 
 
 @router.get("/readyz", tags=["operations"], summary="Are events being decided?", responses={503: {"model": Health}})

@@ -1,4 +1,4 @@
-// The live page: asks for the status and the latest actions once a second and shows them.
+// The live page: asks for the status, the latest actions and the dead letters once a second and shows them.
 
 import { History, byId, drawSparkline, element, keyed, setText, sparkline } from "./draw.js";
 import { ago, bytes, compact, count, duration, fact, rate, share } from "./format.js";
@@ -7,6 +7,8 @@ const INTERVAL_MS = 1_000;
 const PATIENCE_MS = 4_000;
 const LENGTH = 120;
 const SHOWN_ACTIONS = 12;
+const SHOWN_LETTERS = 8;
+const SHOWN_CHARACTERS = 300;
 const AXIS_MS = [0.1, 1, 10, 100, 1_000, 10_000];
 
 const STAGES = {
@@ -249,6 +251,37 @@ function updateAction(now) {
   };
 }
 
+// Dead letters
+
+const shorten = (text) => (text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS)}…` : text);
+
+function createLetter(letter) {
+  const whence = letter.sink ?? `${letter.topic}/${letter.partition}/${letter.offset}`;
+  return element(
+    "li",
+    shownAt === null ? {} : { class: "fresh" },
+    element(
+      "div",
+      { class: "head" },
+      element("span", { class: "type" }, letter.cause),
+      element("span", { class: "id" }, letter.id),
+      element("span", { class: "quiet" }, whence),
+      element("span", { class: "attempts quiet" }),
+      element("span", { class: "when quiet" }),
+    ),
+    element("p", { class: "reason" }, shorten(letter.reason)),
+    element("p", { class: "event" }, letter.value === null ? "no value" : shorten(letter.value)),
+  );
+}
+
+function updateLetter(now) {
+  return (node, { written_ms: writtenMs, replays, state }) => {
+    setText(node.querySelector(".when"), ago(Math.max(0, now - writtenMs)));
+    const sent = replays ? `sent again ${replays === 1 ? "once" : `${replays} times`}` : "";
+    setText(node.querySelector(".attempts"), state === "open" ? sent : state);
+  };
+}
+
 // The page as a whole
 
 function alertText(alert, now) {
@@ -256,7 +289,7 @@ function alertText(alert, now) {
   return `▲ ${title}: p99 ${duration(alert.p99_ms)} over the last minute, budget ${duration(alert.budget_ms)}, for ${duration(now - alert.since_ms)}`;
 }
 
-function show(status, decisions) {
+function show(status, decisions, letters) {
   const now = status.time_ms;
   document.title = `${status.alerts.length ? "▲ " : ""}${status.pipeline} · Headrace`;
   setText(byId("pipeline"), status.pipeline);
@@ -267,6 +300,7 @@ function show(status, decisions) {
   keyed(byId("partitions"), status.partitions, ({ partition }) => partition, createPartition, updatePartition(now));
   showList("sinks", bySink(status.sinks), ({ name }) => name, createSink, updateSink);
   showList("actions", decisions, ({ partition, offset }) => `${partition}/${offset}`, createAction, updateAction(now));
+  showList("letters", letters, ({ id }) => id, createLetter, updateLetter(now));
   const orphans = status.partitions.filter((each) => each.worker === null).length;
   setText(byId("partitions-note"), orphans ? `${orphans} without a worker` : "");
   shownAt = new Date();
@@ -303,8 +337,12 @@ async function ask(path) {
 
 async function refresh() {
   try {
-    const [status, decisions] = await Promise.all([ask("status"), ask(`decisions?with_actions=true&limit=${SHOWN_ACTIONS}`)]);
-    show(status, decisions);
+    const [status, decisions, letters] = await Promise.all([
+      ask("status"),
+      ask(`decisions?with_actions=true&limit=${SHOWN_ACTIONS}`),
+      ask(`dead-letters?limit=${SHOWN_LETTERS}`),
+    ]);
+    show(status, decisions, letters);
     tell(status.ready ? "live" : "waiting", status.ready ? "Live" : "Waiting for workers");
   } catch (error) {
     const away = error instanceof TypeError || error.name === "TimeoutError";

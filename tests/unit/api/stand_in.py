@@ -9,23 +9,27 @@ from typing import Any, ClassVar
 import numpy as np
 
 from app.actions.action import Action, Decision, Sink
+from app.actions.letters import REJECTS
+from app.actions.message import identity_headers, reject_message
+from app.actions.selection import EveryReject
 from app.api.backend import Backend
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
+from app.api.letters import RecentLetters
 from app.api.recent import RecentDecisions
 from app.api.search import search_log
 from app.api.status import StatusCache, StatusDocument
-from app.api.tail import DecisionTail
+from app.api.tail import LogTail
 from app.event import Columns, Event
 from app.features import Features, count, total
 from app.latency import LatencyBoard, StageLatency
-from app.log.frame import Frame, Stages, encode_frame
+from app.log.frame import Cursor, Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.task import Outcome, Task, TaskSettings, decide
 from app.sources import Records, TopicPartition
 from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 
-SOURCE, DECISIONS, PARTITIONS = "payments", "fraud.decisions", 2
+SOURCE, DECISIONS, LETTERS, PARTITIONS = "payments", "fraud.decisions", "fraud.dead-letters", 2
 
 
 class Payment(Event, frozen=True):
@@ -85,7 +89,7 @@ class Decider:
 
 
 class Stream:
-    """Decides what is in the source topic of a MemoryBroker, when told to."""
+    """Decides what is in the source topic of a MemoryBroker, when told to, and writes the dead letters."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self.broker = broker
@@ -93,14 +97,26 @@ class Stream:
         self._decider = Decider()
         self._consumer = MemoryConsumer(broker)
         self._consumer.assign({TopicPartition(SOURCE, each): 0 for each in range(PARTITIONS)})
-        for topic in (SOURCE, DECISIONS):
+        for topic in (SOURCE, DECISIONS, LETTERS):
             for each in range(PARTITIONS):
                 broker.logs[TopicPartition(topic, each)] = []
 
     def decide_all(self) -> None:
         for records in self._consumer.poll(1_000, 0):
-            header, value = encode_frame(self._decider.decide(records, self.broker.now_ms))
+            frame = self._decider.decide(records, self.broker.now_ms)
+            header, value = encode_frame(frame)
             self.broker.append(DECISIONS, records.partition, value, headers=[header])
+            for reject in EveryReject("fraud").pick(frame, Cursor()):
+                message = reject_message(reject)
+                headers = [*identity_headers(REJECTS, reject), *message.headers]
+                self.broker.append(LETTERS, records.partition, message.value, message.key, headers)
+
+    def letters(self) -> Records:
+        """The dead letters of the first partition."""
+        consumer = MemoryConsumer(self.broker)
+        consumer.assign({TopicPartition(LETTERS, 0): 0})
+        [records] = consumer.poll(1_000, 0)
+        return records
 
 
 class WaitingConsumer(MemoryConsumer):
@@ -220,13 +236,15 @@ class Coordinator:
 
 def make_backend(broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
     """A whole backend over logs in memory."""
-    recent = RecentDecisions()
+    recent, letters = RecentDecisions(), RecentLetters("fraud")
     return Backend(
         name="fraud",
         pipeline=fraud,
         status=StatusCache(coordinator.status),
         recent=recent,
-        tail=DecisionTail(lambda: WaitingConsumer(broker), DECISIONS, recent),
+        tail=LogTail(lambda: WaitingConsumer(broker), DECISIONS, recent),
+        letters=letters,
+        letters_tail=LogTail(lambda: WaitingConsumer(broker), LETTERS, letters),
         intake=Intake(fraud, max_ahead_ms=3_600_000),
         lane=SynchronousLane(SourceWriter(lambda: (producer, PARTITIONS), SOURCE), recent),
         search=lambda event_id: search_log(WaitingConsumer(broker), DECISIONS, event_id),

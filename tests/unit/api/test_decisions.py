@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.backend import Backend
-from app.api.tail import DecisionTail
+from app.api.tail import LogTail
 from app.errors import BrokerError
 from tests.support.memory import MemoryBroker, MemoryConsumer
 from tests.unit.api.stand_in import DECISIONS, SOURCE, Coordinator, Stream, WaitingConsumer, payment
@@ -140,9 +140,9 @@ def test_a_tail_without_kafka_says_why_and_goes_on_when_kafka_is_back(
         back.append(found is None)
         return found or WaitingConsumer(broker)
 
-    tail = DecisionTail(open_consumer, DECISIONS, backend.recent)
+    tail = LogTail(open_consumer, DECISIONS, backend.recent)
     tail.start()
     wait_until(lambda: back[-1:] == [True] and tail.last_error is None)
     tail.stop()
-    assert is_away[:2] == ["the decision log is not read yet", "Kafka is away"]
+    assert is_away[:2] == ["the log fraud.decisions is not read yet", "Kafka is away"]
     assert not tail.alive

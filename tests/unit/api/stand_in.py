@@ -10,7 +10,7 @@ import numpy as np
 
 from app.actions.action import Action, Decision, Sink
 from app.actions.letters import REJECTS
-from app.actions.message import identity_headers, reject_message
+from app.actions.message import Message, identity_headers, reject_message
 from app.actions.selection import EveryReject
 from app.api.backend import Backend
 from app.api.intake import Intake
@@ -88,6 +88,13 @@ class Decider:
         return decide(fraud, self._settings, part, Outcome(risk, {"risk": "v1"}, "model"), stages)
 
 
+def dead_letters(frame: Frame) -> Iterator[Message]:
+    """What the sink of rejected records makes of a frame."""
+    for reject in EveryReject("fraud").pick(frame, Cursor()):
+        message = reject_message(reject)
+        yield message._replace(headers=[*identity_headers(REJECTS, reject), *message.headers])
+
+
 class Stream:
     """Decides what is in the source topic of a MemoryBroker, when told to, and writes the dead letters."""
 
@@ -106,10 +113,8 @@ class Stream:
             frame = self._decider.decide(records, self.broker.now_ms)
             header, value = encode_frame(frame)
             self.broker.append(DECISIONS, records.partition, value, headers=[header])
-            for reject in EveryReject("fraud").pick(frame, Cursor()):
-                message = reject_message(reject)
-                headers = [*identity_headers(REJECTS, reject), *message.headers]
-                self.broker.append(LETTERS, records.partition, message.value, message.key, headers)
+            for key, value, headers in dead_letters(frame):
+                self.broker.append(LETTERS, records.partition, value, key, headers)
 
     def letters(self) -> Records:
         """The dead letters of the first partition."""

@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,12 @@ def first_appends(site: Site, log: str, begin: dict[int, int], after_ms: float) 
 
 
 def stream_workers() -> list[psutil.Process]:
-    family = psutil.Process().children(recursive=True)
-    return [each for each in family if "ServeReplica:fraud:StreamWorker" in "".join(each.cmdline())]
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if "ServeReplica:fraud:StreamWorker" in "".join(each.cmdline()):
+                found.append(each)
+    return found
 
 
 def replica_id(process: psutil.Process) -> str:

@@ -125,9 +125,11 @@ class Totals(BaseModel):
 
     events: int
     decisions: int
-    dead_letters: int
+    dead_letters: int = Field(description="late events included")
     actions: int
     fallbacks: int
+    duplicates: int = Field(description="copies of events, which are no events themselves")
+    late: int
 
 
 class Spread(BaseModel):

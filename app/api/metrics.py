@@ -18,6 +18,8 @@ TOTALS = {
     "dead_letters": "Records that became no decision.",
     "actions": "Actions that decisions asked for.",
     "fallbacks": "Events decided without the models' answer.",
+    "duplicates": "Records that were copies of an event before them.",
+    "late": "Events that came after the watermark had passed them; they are dead letters, too.",
 }
 PARTITION_GAUGES = {
     "lag": ("lag_events", "Events that are appended and not decided.", 1),

@@ -83,13 +83,19 @@ class Batch(Generic[E]):
 
 @dataclass
 class Totals:
-    """What a loop has done in its life."""
+    """What a loop has done in its life.
+
+    Every event becomes a decision or a dead letter; `late` are dead letters, too. `duplicates` are no events: they
+    are counted for themselves.
+    """
 
     events: int = 0
     decisions: int = 0
     dead_letters: int = 0
     actions: int = 0
     fallbacks: int = 0
+    duplicates: int = 0
+    late: int = 0
 
 
 @dataclass
@@ -335,6 +341,8 @@ class StreamLoop(Generic[E]):
         self.totals.decisions += frame.header.decided
         self.totals.dead_letters += frame.header.rejected
         self.totals.actions += frame.header.actions
+        self.totals.duplicates += frame.header.duplicates
+        self.totals.late += frame.header.late
         for encoded in encode_within(frame):
             self._parts.log.send(
                 self._decisions_topic,

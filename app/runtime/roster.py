@@ -22,7 +22,7 @@ RATE_WINDOW_MS = 5_000
 REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""
 Kind = Literal["stream", "action"]
-COUNTS = ("events", "decisions", "dead_letters", "actions", "fallbacks")
+COUNTS = ("events", "decisions", "dead_letters", "actions", "fallbacks", "duplicates", "late")
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

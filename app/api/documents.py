@@ -57,6 +57,10 @@ class Answer(BaseModel):
     partition: int
     offset: int
     decision: DecisionDocument | None = None
+    duplicate: bool = Field(
+        default=False,
+        description="the id had come before: `decision` is the one on its first copy, null if that is not in memory",
+    )
     rejected: str | None = Field(default=None, description="why the stream put the event to the dead letters")
 
 
@@ -87,6 +91,12 @@ class Undecided(Problem):
 
 class RejectedEvents(Problem):
     """The events are in the log, and the stream refused at least one of them."""
+
+    events: list[Answer]
+
+
+class DuplicateEvents(Problem):
+    """The events are in the log. At least one is a copy, and the decision on its first copy is not in memory."""
 
     events: list[Answer]
 

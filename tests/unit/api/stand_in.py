@@ -71,7 +71,7 @@ class Decider:
     """Decides records in order. A payment's risk is its amount / 1,000; `decide` fails for an amount of 13."""
 
     def __init__(self) -> None:
-        self._settings = TaskSettings("fraud", SOURCE)
+        self._settings = TaskSettings("fraud", SOURCE, deduplicate_ms=3_600_000)
         self._tasks = [
             Task(fraud, self._settings, each, next_offset=0, decided_through=-1) for each in range(PARTITIONS)
         ]
@@ -165,7 +165,15 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
         "partitions": partitions,
         "workers": workers,
         "throughput": {"events_per_s": 500.0, "decisions_per_s": 499.0},
-        "totals": {"events": 2_001, "decisions": 1_990, "dead_letters": 11, "actions": 14, "fallbacks": 3},
+        "totals": {
+            "events": 2_001,
+            "decisions": 1_990,
+            "dead_letters": 11,
+            "actions": 14,
+            "fallbacks": 3,
+            "duplicates": 5,
+            "late": 4,
+        },
         "stages": board.summary(60_000),
         "sinks": sinks,
         "alerts": board.alerts(),

@@ -117,7 +117,15 @@ def a_status() -> dict[str, Any]:
     return {
         "pipeline": "fraud",
         "ready": True,
-        "totals": {"events": 1, "decisions": 1, "dead_letters": 0, "actions": 0, "fallbacks": 0},
+        "totals": {
+            "events": 1,
+            "decisions": 1,
+            "dead_letters": 0,
+            "actions": 0,
+            "fallbacks": 0,
+            "duplicates": 0,
+            "late": 0,
+        },
         "partitions": [partition],
         "sinks": [{"sink": "holds", "partition": 0, "lag": 0}],
         "workers": [{"kind": "stream"}],

@@ -202,14 +202,14 @@ def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list
             assert np.array_equal([*read, len(json.loads(actions or b"[]"))], answer, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.lists(st.integers(0, 25), max_size=5), st.integers(0, 25), st.integers(-1, 30))
 def test_cut_stopped_and_restored_anywhere_the_frames_say_what_they_say_without_stopping(
     stored: list[Stored], cuts: list[int], stop: int, decided_through: int
 ) -> None:
     whole = outcomes(admitted(new_task(), stored))
     cuts = [cut for cut in cuts if cut <= len(stored)]
-    stop = min(stop, len(stored))
+    stop %= len(stored) + 1
     task = new_task()
     frames = admitted(task, stored[:stop], [cut for cut in cuts if cut < stop])
     assert _covered(frames) == list(range(task.next_offset))
@@ -282,6 +282,22 @@ def test_of_several_copies_the_first_that_counts_wins() -> None:
         payment(6, 100, event_id="b"),
     )
     assert list(found.values()) == ["rejected", "decided", "rejected", "late", "decided", "duplicate", "duplicate"]
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_copy_of_an_event_from_before_a_checkpoint_is_a_duplicate(stop: int) -> None:
+    stored = [payment(0, 0, event_id="a"), payment(1, 40), payment(2, 80, event_id="a"), payment(3, 91, event_id="a")]
+    task = new_task()
+    before = admitted(task, stored[:stop])
+    after = admitted(new_task(stop, checkpoint=task.snapshot(0)), stored[stop:])
+    assert [offset for frame in (*before, *after) for offset in frame.duplicates] == [2]
+
+
+def test_copies_that_stand_in_the_log_already_are_not_logged_again() -> None:
+    stored = [payment(at, 0, event_id="a") for at in range(5)]
+    part = new_task(decided_through=2).admit(poll(stored))
+    assert part is not None
+    assert (part.first, part.last, list(part.duplicates), list(part.rows)) == (3, 4, [3, 4], [])
 
 
 def test_a_copy_touches_no_feature() -> None:

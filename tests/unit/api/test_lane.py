@@ -77,6 +77,8 @@ def test_the_same_id_under_another_key_is_another_event_when_that_lies_in_anothe
     cards = {(murmur2(card.encode()) & 0x7FFFFFFF) % PARTITIONS: card for card in ("c1", "c2", "c3", "c4")}
     answers = [client.post("/events", json=payment("p1", card=cards[each])).json() for each in range(PARTITIONS)]
     assert [each["duplicate"] for each in answers] == [False] * PARTITIONS
+    again = [client.post("/events", json=payment("p1", card=cards[each])).json() for each in range(PARTITIONS)]
+    assert [(each["duplicate"], each["decision"]["partition"]) for each in again] == [(True, 0), (True, 1)]
 
 
 def test_a_list_is_answered_with_a_list_in_its_order(client):

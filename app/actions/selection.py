@@ -103,7 +103,7 @@ class EveryReject(Selection[Reject]):
     def pick(self, frame: Frame, cursor: Cursor) -> Iterator[Reject]:
         header = frame.header
         for letter in cursor.new_dead_letters(frame):
-            if (letter.kind == LATE) is not self._late:
+            if (letter.cause == LATE) is not self._late:
                 continue
             key = idempotency_key(self._pipeline, header.partition, letter.offset, "rejected")
             yield Reject(key, header.topic, header.partition, letter.offset, letter)

@@ -23,7 +23,7 @@ MOST_FRAME_BYTES = 900_000
 REASONS = ("rules", "model", "fallback")
 """What decided an event: `decide` alone, `decide` with every model's answer, or the fallback."""
 LATE = "late"
-"""The kind of a dead letter that was an event before the watermark."""
+"""The cause of a dead letter that was an event before the watermark."""
 
 
 class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -65,12 +65,12 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     reason: str
     key: bytes | None
     value: bytes | None
-    kind: str = ""
-    """LATE, or nothing."""
+    cause: str = "other"
+    """LATE, or something else."""
 
 
 def count_late(letters: Sequence[DeadLetter]) -> int:
-    return sum(each.kind == LATE for each in letters)
+    return sum(each.cause == LATE for each in letters)
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):

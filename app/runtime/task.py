@@ -308,14 +308,14 @@ def _failed(part: Slice[Any], row: int, error: Exception) -> DeadLetter:
     return _dead_letter(part.records, int(part.rows[row]), f"decide raised {type(error).__name__}: {error}")
 
 
-def _dead_letter(records: Records, row: int, reason: str, kind: str = "") -> DeadLetter:
+def _dead_letter(records: Records, row: int, reason: str, cause: str = "other") -> DeadLetter:
     return DeadLetter(
         offset=int(records.offsets[row]),
         append_ms=int(records.append_ms[row]),
         reason=reason,
         key=records.keys[row],
         value=records.values[row],
-        kind=kind,
+        cause=cause,
     )
 
 

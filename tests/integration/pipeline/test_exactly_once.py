@@ -91,7 +91,7 @@ class Scene:
                     columns["version"] = np.full(len(decided.offsets), decided.versions.get("risk"), dtype=object)
                     rows.append(pd.DataFrame({name: column[fresh.rows] for name, column in columns.items()}))
                     rows[-1]["fate"] = "fine"
-                    dead = {each.offset: each.kind or "broken" for each in fresh.dead_letters}
+                    dead = {each.offset: "late" if each.cause == "late" else "broken" for each in fresh.dead_letters}
                     others = dead | dict.fromkeys(fresh.duplicates, "duplicate")
                     rows.append(pd.DataFrame({"offset": list(others), "fate": list(others.values())}))
                     rows[-1]["partition"] = rows[-2]["partition"] = partition

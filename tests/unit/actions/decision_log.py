@@ -64,7 +64,9 @@ class Written:
     def encode(self) -> tuple[tuple[str, bytes], bytes]:
         decided = [row for row in self.rows if row.kind == "decided"]
         letters = [
-            DeadLetter(row.offset, self.append_ms, f"broken {row.risk}", None, b"{", LATE if row.kind == "late" else "")
+            DeadLetter(
+                row.offset, self.append_ms, f"broken {row.risk}", None, b"{", LATE if row.kind == "late" else "other"
+            )
             for row in self.rows
             if row.kind in ("rejected", "late")
         ]

@@ -102,7 +102,7 @@ def frames(draw: st.DrawFn) -> Frame:
             at - 1,
             "reason" * at,
             *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")])),
-            kind=LATE if fate == "l" else "",
+            cause=LATE if fate == "l" else "other",
         )
         for at, fate in enumerate(fates)
         if fate in "rl"
@@ -160,7 +160,7 @@ def test_a_frame_that_is_too_large_becomes_several_that_say_the_same(sent: Frame
         outcomes = [*part.decided.offsets, *(letter.offset for letter in part.rejected), *part.duplicates]
         assert all(part.header.first <= offset <= part.header.last for offset in outcomes)
         assert (part.header.decided, part.header.rejected) == (len(part.decided.offsets), len(part.rejected))
-        late = sum(letter.kind == LATE for letter in part.rejected)
+        late = sum(letter.cause == LATE for letter in part.rejected)
         assert (part.header.late, part.header.duplicates) == (late, len(part.duplicates))
         assert (part.stages, part.decided.versions) == (sent.stages, sent.decided.versions)
     assert [letter for part in read for letter in part.rejected] == list(sent.rejected)
@@ -186,10 +186,10 @@ def test_a_frame_from_before_there_were_duplicates_is_read_as_one_without() -> N
     header, value = encode_frame(frame(5, 7, [5, 7], [6]))
     columns, dead, _ = msgspec.msgpack.decode(value)
     old_header = msgspec.msgpack.encode(msgspec.msgpack.decode(header[1])[:10])
-    letters = [{name: each for name, each in letter.items() if name != "kind"} for letter in dead]
+    letters = [{name: each for name, each in letter.items() if name != "cause"} for letter in dead]
     read = decode_frame(decode_header([(HEADER, old_header)]), msgspec.msgpack.encode([columns, letters]))
     assert (read.header.duplicates, read.header.late, list(read.duplicates)) == (0, 0, [])
-    assert [(each.offset, each.kind) for each in read.rejected] == [(6, "")]
+    assert [(each.offset, each.cause) for each in read.rejected] == [(6, "other")]
 
 
 def test_numbers_are_views_of_the_record_and_nothing_is_copied() -> None:

@@ -102,12 +102,12 @@ def outcomes(frames: Sequence[Frame]) -> dict[int, Any]:
             found[offset] = (rows.event["id"][row], int(rows.append_ms[row]), features, rows.actions[row])
         for dead in frame.rejected:
             assert dead.offset not in found
-            found[dead.offset] = (dead.reason, dead.append_ms, dead.key, dead.value, dead.kind)
+            found[dead.offset] = (dead.reason, dead.append_ms, dead.key, dead.value, dead.cause)
         for offset in frame.duplicates:
             assert offset not in found
             found[offset] = "duplicate"
         counts = (frame.header.decided, frame.header.rejected, frame.header.duplicates, frame.header.late)
-        late = sum(dead.kind == LATE for dead in frame.rejected)
+        late = sum(dead.cause == LATE for dead in frame.rejected)
         assert counts == (len(rows.offsets), len(frame.rejected), len(frame.duplicates), late)
     return found
 
@@ -254,7 +254,7 @@ def test_a_row_exactly_at_the_watermark_is_in_time_and_one_before_it_is_late() -
     [late] = part.rejected
     assert late.offset == 2
     assert late.reason == f"late: its time {START_MS - 60_000} lies before the watermark {START_MS}"
-    assert late.kind == LATE
+    assert late.cause == LATE
 
 
 def test_a_rejected_record_does_not_move_the_watermark() -> None:
@@ -267,7 +267,7 @@ def fates(*stored: Stored, task: Task[Payment] | None = None) -> dict[int, str]:
     """What became of each offset, in a word."""
     [frame] = admitted(task or new_task(), stored)
     found = dict.fromkeys(frame.decided.offsets.tolist(), "decided")
-    found |= {dead.offset: dead.kind or "rejected" for dead in frame.rejected}
+    found |= {dead.offset: LATE if dead.cause == LATE else "rejected" for dead in frame.rejected}
     return dict(sorted((found | dict.fromkeys(frame.duplicates, "duplicate")).items()))
 
 

@@ -91,7 +91,8 @@ class EventDecoder(Generic[E]):
     """Turns the values of one poll into events and columns; a record that is no event is rejected by itself.
 
     `by` names the field that the record's key must equal (None: keys mean nothing). An event whose time lies more
-    than `max_ahead_ms` after its record's append time is rejected: it would carry the watermark away.
+    than `max_ahead_ms` after its record's append time is rejected: it would carry the watermark away. So is one before
+    1970, where times that were never set lie (0001-01-01 and the like).
     """
 
     def __init__(self, event: type[E], *, by: str | None = None, max_ahead_ms: int = 3_600_000) -> None:
@@ -204,6 +205,8 @@ class EventDecoder(Generic[E]):
                 f"at most {self.max_ahead_ms / 1000:.0f} s are allowed"
             )
             bad[at] = ("time", why)
+        for at in np.flatnonzero(time_ms < 0).tolist():
+            bad[at] = ("time", f"time {time_ms[at]} lies before 1970; write the milliseconds since then")
         if self.by is not None:
             bad |= _wrong_keys(self.by, columns[self.by], keys)
         return {at: why for at, why in bad.items() if at not in known}

@@ -18,13 +18,13 @@ from app.actions.selection import EveryDecision, EveryReject, OneAction, Selecti
 from app.actions.table import table_of
 from app.actions.upsert import Upsert, Upserter, UpsertSettings, database_of
 from app.actions.writer import SinkWriter
-from app.config import Settings, explain, join_path, unknown_key
+from app.config import OFF, Settings, explain, join_path, unknown_key
 from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
 from app.sources import Consumer, Producer
 
-OFF = ("off", False)
-"""What switches a sink off, in place of its address; unquoted, YAML reads off as false."""
+LATE_EVENTS = "late"
+"""The sink that copies late events to the topic of late events."""
 
 
 class OpenConsumer(Protocol):
@@ -42,6 +42,7 @@ class Kafka:
 
     decisions: str
     dead_letters: str
+    late: str
     open_consumer: OpenConsumer
     open_producer: Callable[[], Producer]
 
@@ -64,14 +65,17 @@ class RunnableSink:
 
 
 def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> list[RunnableSink]:
-    """The sinks of the pipeline called `name` that are not off, and the one for rejected records. Connects to nothing.
+    """The sinks of the pipeline called `name` that are not off, and those for rejected records and for late events.
+
+    Connects to nothing.
 
     `settings` are what the YAML has under `sinks:`. Raises ConfigError with a line for each value that is missing,
     unknown or wrong, and DeclarationError for a sink that cannot carry out its action.
     """
     declared = pipeline.sinks
-    if REJECTS in declared:
-        raise DeclarationError(f"a sink is called {REJECTS!r}, as the one for rejected records is; rename it")
+    for own, what in ((REJECTS, "rejected records"), (LATE_EVENTS, "late events")):
+        if own in declared:
+            raise DeclarationError(f"a sink is called {own!r}, as the one for {what} is; rename it")
     problems = [unknown_key("sinks", each, declared) for each in settings if each not in declared]
     sinks: list[RunnableSink] = []
     for action, sink in declared.values():
@@ -81,7 +85,9 @@ def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mappi
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    return [*sinks, _rejects(name)]
+    rejects = _copies(name, REJECTS, EveryReject(name), lambda kafka: kafka.dead_letters)
+    late = _copies(name, LATE_EVENTS, EveryReject(name, late=True), lambda kafka: kafka.late)
+    return [*sinks, rejects, late]
 
 
 class _Place(NamedTuple):
@@ -131,13 +137,13 @@ def _load(model: type[Settings], values: Mapping[str, Any], path: str) -> Settin
         raise ConfigError("\n".join(explain(error, model, values, path))) from error
 
 
-def _rejects(name: str) -> RunnableSink:
-    def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
-        return Publisher(
-            REJECTS, kafka.dead_letters, reject_message, lambda: kafka.open_consumer(None), kafka.open_producer
-        )
+def _copies(name: str, sink: str, selection: EveryReject, topic_of: Callable[[Kafka], str]) -> RunnableSink:
+    """A sink that copies records as they came to a topic of the pipeline's own."""
 
-    return _runnable(name, REJECTS, None, EveryReject(name), writer, hurried=False)
+    def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
+        return Publisher(sink, topic_of(kafka), reject_message, lambda: kafka.open_consumer(None), kafka.open_producer)
+
+    return _runnable(name, sink, None, selection, writer, hurried=False)
 
 
 def _runnable(

@@ -90,6 +90,10 @@ class Answer(BaseModel):
     partition: int
     offset: int
     decision: DecisionDocument | None = None
+    duplicate: bool = Field(
+        default=False,
+        description="the id had come before: `decision` is the one on its first copy, null if that is not in memory",
+    )
     rejected: str | None = Field(default=None, description="why the stream put the event to the dead letters")
 
 
@@ -120,6 +124,12 @@ class Undecided(Problem):
 
 class RejectedEvents(Problem):
     """The events are in the log, and the stream refused at least one of them."""
+
+    events: list[Answer]
+
+
+class DuplicateEvents(Problem):
+    """The events are in the log. At least one is a copy, and the decision on its first copy is not in memory."""
 
     events: list[Answer]
 
@@ -158,9 +168,11 @@ class Totals(BaseModel):
 
     events: int
     decisions: int
-    dead_letters: int
+    dead_letters: int = Field(description="late events included")
     actions: int
     overdue: int = Field(description="events that were past their deadline when they were read")
+    duplicates: int = Field(description="copies of events, which are no events themselves")
+    late: int = Field(description="behind the watermark")
     fallbacks: int = Field(description="events decided by the fallback: the sum of those below")
     fallback_failed: int = Field(description="a model raised, died, or gave no usable answer")
     fallback_late: int = Field(description="a model had not answered when the deadline was near")

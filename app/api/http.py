@@ -21,6 +21,7 @@ from app.api.documents import (
     Answer,
     DeadLetterDocument,
     DecisionDocument,
+    DuplicateEvents,
     Health,
     InvalidEvents,
     Problem,
@@ -30,7 +31,7 @@ from app.api.documents import (
     Undecided,
 )
 from app.api.intake import MAX_BODY_BYTES, UnacceptableError, is_list
-from app.api.lane import Outcome
+from app.api.lane import Duplicate, Outcome
 from app.api.letters import describe_letter
 from app.api.openapi import describe_events
 from app.api.recent import Row
@@ -172,7 +173,13 @@ async def read_body(request: Request) -> bytes:
     dependencies=[Depends(require_token)],
     response_model=Answer | list[Answer],
     responses={
+        200: {"description": "All are decided; what is a `duplicate` has the decision on its first copy"},
         401: {"model": Problem, "description": "The token is missing or wrong"},
+        409: {
+            "model": DuplicateEvents,
+            "description": "Some are duplicates of events whose decision is not in memory: `/decisions/{event id}` "
+            "looks for it in the log. Sending them again changes nothing",
+        },
         413: {"model": Problem, "description": "The request is too large"},
         415: {"model": Problem, "description": "The request is not JSON"},
         422: {
@@ -190,7 +197,8 @@ async def post_events(
 ) -> Response:
     """Takes one event, or a list of up to 1,000, and answers with one answer, or a list of them.
 
-    Events go through the source topic like all others. To send one again, send it with the same id.
+    Events go through the source topic like all others. To send one again, send it with the same id and key: within the
+    pipeline's `deduplicate` it is then answered with the first decision, and no second one is made.
     """
     try:
         events = service.intake.read(body, now_ms=time.time_ns() // 1_000_000)
@@ -211,6 +219,10 @@ def _answer(outcomes: Sequence[Outcome], sinks: Sinks, *, as_list: bool) -> Resp
     if refused:
         detail = f"{refused} of {len(answers)} events went to the dead letters"
         return _respond(422, RejectedEvents(detail=detail, events=answers))
+    unknown = sum(answer.duplicate and answer.decision is None for answer in answers)
+    if unknown:
+        detail = f"{unknown} of {len(answers)} events are duplicates, and the first decision is not in memory"
+        return _respond(409, DuplicateEvents(detail=detail, events=answers))
     return _respond(200, answers if as_list else answers[0])
 
 
@@ -218,6 +230,9 @@ def _describe_outcome(outcome: Outcome, sinks: Sinks) -> Answer:
     answer = Answer(event_id=outcome.event_id, **outcome.place._asdict())
     if isinstance(outcome.result, Row):
         answer.decision = describe(outcome.result, sinks)
+    elif isinstance(outcome.result, Duplicate):
+        answer.duplicate = True
+        answer.decision = describe(outcome.result.first, sinks) if outcome.result.first else None
     elif isinstance(outcome.result, DeadLetter):
         answer.rejected = outcome.result.reason
     return answer

@@ -18,6 +18,8 @@ TOTALS = {
     "dead_letters": "Records that became no decision.",
     "actions": "Actions that decisions asked for.",
     "overdue": "Events that were past their deadline when they were read.",
+    "duplicates": "Records that were copies of an event before them.",
+    "late": "Events that came after the watermark had passed them; they are dead letters, too.",
 }
 CAUSES = ("failed", "late", "shed", "open", "overdue")
 BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}

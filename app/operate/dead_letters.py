@@ -222,10 +222,11 @@ def _deliver(
 
 def _open_writer(args: PipelineArgs, sink: RunnableSink) -> Any:
     kafka = Kafka(
-        args.topics.decisions,
-        args.topics.dead_letters,
-        partial(open_consumer, args.kafka),
-        partial(open_producer, args.kafka, linger_ms=LINGER_MS),
+        decisions=args.topics.decisions,
+        dead_letters=args.topics.dead_letters,
+        late=args.topics.late,
+        open_consumer=partial(open_consumer, args.kafka),
+        open_producer=partial(open_producer, args.kafka, linger_ms=LINGER_MS),
     )
     return sink.open_writer(kafka, threading.Event())
 

@@ -106,6 +106,7 @@ class ActionWorker:
         kafka = Kafka(
             decisions=args.topics.decisions,
             dead_letters=args.topics.dead_letters,
+            late=args.topics.late,
             open_consumer=partial(open_consumer, args.kafka, buffer_bytes=BUFFER_BYTES),
             open_producer=lambda: open_producer(args.kafka, linger_ms=1),
         )

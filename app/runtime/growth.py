@@ -67,23 +67,22 @@ class SourcePartitions:
         elif found != self._unread:
             self._unread = found
             logger.error(
-                "%s has %d partitions, and nobody reads those beyond %d, for they have no logs: add partitions to %s "
-                "and %s, or set topics.create",
+                "%s has %d partitions, and nobody reads those beyond %d, for they have no logs: add partitions to %s, "
+                "or set topics.create",
                 topics.source,
                 found,
                 logged - 1,
-                topics.dead_letters,
-                topics.decisions,
+                ", ".join(topics.logs),
             )
 
     def _add_to_logs(self, partitions: int) -> None:
-        """The decision log last: who finds its partitions may write to those of the other one."""
+        """The decision log last: who finds its partitions may write to those of the others."""
         with closing(self._open_admin()) as admin:
-            for log in (self._topics.dead_letters, self._topics.decisions):
+            for log in self._topics.logs:
                 admin.ensure_partitions({log: partitions})
 
     def _count_logged(self) -> int:
-        return min(len(self._consumer.partitions(log)) for log in (self._topics.dead_letters, self._topics.decisions))
+        return min(len(self._consumer.partitions(log)) for log in self._topics.logs)
 
 
 async def keep_looking(executor: Executor, look: Callable[[], list[int]], tell: Callable[[list[int]], None]) -> None:

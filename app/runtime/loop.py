@@ -106,13 +106,19 @@ class Batch(Generic[E]):
 
 @dataclass
 class Totals:
-    """What a loop has done in its life. `overdue` are the events that were past their deadline when they were read;
-    `fallbacks` are by reason."""
+    """What a loop has done in its life.
+
+    Every event becomes a decision or a dead letter; `late` are dead letters, too. `duplicates` are no events: they
+    are counted for themselves. `overdue` are the events that were past their deadline when they were read; `fallbacks`
+    are by reason.
+    """
 
     events: int = 0
     decisions: int = 0
     dead_letters: int = 0
     actions: int = 0
+    duplicates: int = 0
+    late: int = 0
     overdue: int = 0
     fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS, 0))
 
@@ -447,6 +453,8 @@ class StreamLoop(Generic[E]):
             self.totals.fallbacks[reason] += frame.header.decided
         self.totals.dead_letters += frame.header.rejected
         self.totals.actions += frame.header.actions
+        self.totals.duplicates += frame.header.duplicates
+        self.totals.late += frame.header.late
         for encoded in encode_within(frame):
             self._parts.log.send(
                 self._decisions_topic,

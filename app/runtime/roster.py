@@ -26,7 +26,7 @@ REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""
 CAUSES = tuple(reason.replace("-", "_") for reason in REASONS if reason.startswith("fallback"))
 Kind = Literal["stream", "action"]
-COUNTS = ("events", "decisions", "dead_letters", "actions", "overdue", "fallbacks", *CAUSES)
+COUNTS = ("events", "decisions", "dead_letters", "actions", "duplicates", "late", "overdue", "fallbacks", *CAUSES)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

@@ -98,7 +98,9 @@ class StreamWorker:
         pipeline = load_pipeline(args.pipeline)
         warm_up(pipeline)
         tuning = WorkerTuning()
-        settings = TaskSettings(args.name, args.topics.source, args.allowed_lateness_ms, args.max_ahead_ms)
+        settings = TaskSettings(
+            args.name, args.topics.source, args.allowed_lateness_ms, args.max_ahead_ms, args.deduplicate_ms
+        )
         consumer = open_consumer(args.kafka)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="opener")
         self._opener = TaskOpener(

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import structs
 
+from app.dedup import RecentIds
 from app.errors import LogError
 from app.event import Columns, Event, EventDecoder, Rejected
 from app.features import Features, KeyedState
-from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages
+from app.log.frame import LATE, REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages, count_late
 from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
@@ -25,16 +26,23 @@ from app.sources import Records
 E = TypeVar("E", bound=Event)
 CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
 LONG_AGO = np.iinfo(np.int64).min // 2
+SEEN = ".ids/"
+"""Stands before the names of a checkpoint's arrays that hold the recent ids; no Features class can be called so."""
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What the tasks of a deployment have in common. Durations in ms of event time."""
+    """What the tasks of a deployment have in common. Durations in ms of event time.
+
+    deduplicate_ms: how long the id of an event is remembered; None: copies are events like any other. It is at least
+                    the lateness: so an exact copy is either a duplicate or late, however long after the event it comes.
+    """
 
     pipeline: str
     topic: str
     allowed_lateness_ms: int = 3_600_000
     max_ahead_ms: int = 3_600_000
+    deduplicate_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Slice(Generic[E]):
     """One partition's part of a micro-batch: rows that wait for their decision, and records that get none.
 
     It covers the source offsets `first..last`, all of them; `events`, `columns` and `features` have one row for each
-    of `rows`, the positions in `records`.
+    of `rows`, the positions in `records`. `duplicates` are offsets.
     """
 
     partition: int
@@ -54,6 +62,7 @@ class Slice(Generic[E]):
     columns: Columns
     features: Columns
     rejected: Sequence[DeadLetter] = field(default=())
+    duplicates: Sequence[int] = field(default=())
 
     @property
     def append_ms(self) -> npt.NDArray[np.int64]:
@@ -65,7 +74,7 @@ class Slice(Generic[E]):
 
 
 class Task(Generic[E]):
-    """Keeps the keyed state of one partition.
+    """Keeps the keyed state of one partition, and which ids it has seen lately.
 
     `next_offset` is the source offset that comes next. Offsets up to `decided_through` stand in the decision log, or
     in a slice that is on its way there; while `next_offset` lies below, records only rebuild state.
@@ -90,6 +99,7 @@ class Task(Generic[E]):
         self._max_time_ms = LONG_AGO
         stored = checkpoint.state if checkpoint else {}
         self._states = [_restore(features, settings.allowed_lateness_ms, stored) for features in pipeline.features]
+        self._seen = None if settings.deduplicate_ms is None else _restore_seen(settings.deduplicate_ms, stored)
         if checkpoint and checkpoint.position.max_time_ms is not None:
             self._max_time_ms = checkpoint.position.max_time_ms
 
@@ -106,10 +116,13 @@ class Task(Generic[E]):
 
     @property
     def state_bytes(self) -> int:
-        return sum(state.state_bytes for state in self._states)
+        return sum(state.state_bytes for state in self._states) + (self._seen.nbytes if self._seen else 0)
 
     def admit(self, records: Records) -> Slice[E] | None:
         """Takes the next records of the partition into the state; None when all of them are decided already.
+
+        Every event moves the watermark, copies included. An event whose id an earlier one had is a duplicate, if that
+        one was neither rejected nor late; what is both late and a duplicate is a duplicate.
 
         Raises LogError when the records do not continue where the last ones ended.
         """
@@ -121,18 +134,21 @@ class Task(Generic[E]):
                 f"{records.topic}[{self.partition}]: offset {offsets[0]} came again, {self.next_offset} was next"
             )
         decoded = self._decoder.decode(records.values, records.keys, records.append_ms)
-        columns, watermark_ms = decoded.columns, self._watermarks(decoded.columns["time"])
+        columns, newest_ms = decoded.columns, self._newest(decoded.columns["time"])
+        watermark_ms = newest_ms - self._settings.allowed_lateness_ms
         late = columns["time"] < watermark_ms
+        duplicate = self._duplicates(records, decoded.rows, columns["id"], newest_ms, late)
         reasons = [
             *decoded.rejected,
             *(
-                Rejected(int(decoded.rows[at]), self._lateness(columns, watermark_ms, at), "late")
-                for at in np.flatnonzero(late).tolist()
+                Rejected(int(decoded.rows[at]), self._lateness(columns, watermark_ms, at), LATE)
+                for at in np.flatnonzero(late & ~duplicate).tolist()
             ),
         ]
+        copies = offsets[decoded.rows[duplicate]]
         events, rows = decoded.events, decoded.rows
-        if late.any():
-            kept = np.flatnonzero(~late)
+        if late.any() or len(copies):
+            kept = np.flatnonzero(~(late | duplicate))
             events, rows, watermark_ms = [events[at] for at in kept], rows[kept], watermark_ms[kept]
             columns = take(columns, kept)
         features = self._update(columns, watermark_ms)
@@ -151,17 +167,37 @@ class Task(Generic[E]):
             columns=_from(columns, start),
             features=_from(features, start),
             rejected=_dead_letters(records, [each for each in sorted(reasons) if offsets[each.row] >= first]),
+            duplicates=copies[copies >= first].tolist(),
         )
 
-    def _watermarks(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _newest(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The highest event time seen at each event, that event included."""
         if not len(times):
             return times
-        highest = np.maximum.accumulate(np.maximum(times, self._max_time_ms))
-        self._max_time_ms = int(highest[-1])
-        return highest - self._settings.allowed_lateness_ms
+        newest_ms = np.maximum.accumulate(np.maximum(times, self._max_time_ms))
+        self._max_time_ms = int(newest_ms[-1])
+        return newest_ms
 
     def _lateness(self, columns: Columns, watermark_ms: npt.NDArray[np.int64], at: int) -> str:
         return f"late: its time {columns['time'][at]} lies before the watermark {watermark_ms[at]}"
+
+    def _duplicates(
+        self,
+        records: Records,
+        rows: npt.NDArray[np.int64],
+        ids: npt.NDArray[Any],
+        newest_ms: npt.NDArray[np.int64],
+        late: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the events are copies. A dead letter that was sent again is none: the first copy has no decision."""
+        if self._seen is None:
+            return np.zeros(len(ids), np.bool_)
+        duplicate = self._seen.mark(ids, newest_ms, late)
+        if duplicate.any():
+            headers = records.headers()
+            for at in np.flatnonzero(duplicate).tolist():
+                duplicate[at] = not count_replays(headers[rows[at]])
+        return duplicate
 
     def _update(self, columns: Columns, watermark_ms: npt.NDArray[np.int64]) -> Columns:
         features: Columns = {}
@@ -177,6 +213,8 @@ class Task(Generic[E]):
         for features, keyed in zip(self._pipeline.features, self._states, strict=True):
             for name, array in keyed.snapshot().items():
                 state[f"{features.__name__}/{name}"] = array
+        if self._seen is not None:
+            state |= {SEEN + name: array for name, array in self._seen.snapshot().items()}
         position = Position(
             pipeline=self._settings.pipeline,
             fingerprint=fingerprint(self._pipeline, self._settings),
@@ -200,14 +238,18 @@ def warm_up(pipeline: Pipeline[Any]) -> None:
         state.update(columns, columns["time"])
         state.expire(0)
         KeyedState.restore(features, 0, state.snapshot())
+    seen = RecentIds(0)
+    seen.mark(columns["id"], columns["time"], columns["time"] > 0)
+    RecentIds.restore(0, seen.snapshot())
 
 
 def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:
-    """Changes with the declared features and with the lateness that their state was kept for: a checkpoint of others
-    is of no use."""
-    if not pipeline.features:
-        return "stateless"
-    return "-".join([*(features.fingerprint() for features in pipeline.features), str(settings.allowed_lateness_ms)])
+    """Changes with the declared features, with the lateness that their state was kept for, and with how long ids are
+    remembered: a checkpoint of others is of no use."""
+    state = [features.fingerprint() for features in pipeline.features]
+    if settings.deduplicate_ms is not None:
+        state.append(f"ids{settings.deduplicate_ms}")
+    return "-".join([*state, str(settings.allowed_lateness_ms)]) if state else "stateless"
 
 
 @dataclass(frozen=True)
@@ -225,7 +267,7 @@ class Outcome:
 
 
 def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcome: Outcome, stages: Stages) -> Frame:
-    """Decides a slice's rows and packs them, and its dead letters, into the frame that is to be logged.
+    """Decides a slice's rows and packs them, its dead letters and its duplicates into the frame that is to be logged.
 
     A row for which a model or the pipeline's `decide` raised becomes a dead letter.
     """
@@ -257,8 +299,10 @@ def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcom
         actions=verdicts.count,
         oldest_ms=int(decided.append_ms.min()) if len(kept) else 0,
         newest_ms=int(decided.append_ms.max()) if len(kept) else 0,
+        duplicates=len(part.duplicates),
+        late=count_late(dead),
     )
-    return Frame(header, stages, decided, sorted(dead, key=lambda each: each.offset))
+    return Frame(header, stages, decided, sorted(dead, key=lambda each: each.offset), part.duplicates)
 
 
 def merge_inputs(parts: Sequence[Slice[E]], names: frozenset[str]) -> Columns:
@@ -289,6 +333,7 @@ def cut(part: Slice[E], row: int) -> tuple[Slice[E], Slice[E]]:
         columns={name: column[:row] for name, column in part.columns.items()},
         features={name: column[:row] for name, column in part.features.items()},
         rejected=[each for each in part.rejected if each.offset < offset],
+        duplicates=[each for each in part.duplicates if each < offset],
     )
     tail = replace(
         part,
@@ -298,6 +343,7 @@ def cut(part: Slice[E], row: int) -> tuple[Slice[E], Slice[E]]:
         columns=_from(part.columns, row),
         features=_from(part.features, row),
         rejected=[each for each in part.rejected if each.offset >= offset],
+        duplicates=[each for each in part.duplicates if each >= offset],
     )
     return head, tail
 
@@ -373,6 +419,11 @@ def _dead_letters(records: Records, rejected: Sequence[Rejected]) -> list[DeadLe
         )
         for row, reason, cause in rejected
     ]
+
+
+def _restore_seen(deduplicate_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> RecentIds:
+    mine = {name.removeprefix(SEEN): array for name, array in stored.items() if name.startswith(SEEN)}
+    return RecentIds.restore(deduplicate_ms, mine) if mine else RecentIds(deduplicate_ms)
 
 
 def _restore(features: type[Features], allowed_lateness_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> KeyedState:

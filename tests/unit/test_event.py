@@ -190,6 +190,12 @@ def test_a_time_far_in_the_future_is_rejected_and_one_just_within_is_not() -> No
     assert "lies 92" in reason(altered(time=2**63 - 1))
 
 
+@pytest.mark.parametrize("time", [-1, -(2**63), "0001-01-01T00:00:00Z", "1969-12-31T23:59:59.999Z"])
+def test_a_time_before_1970_is_rejected_and_the_epoch_itself_is_not(time: object) -> None:
+    assert "lies before 1970; write the milliseconds since then" in reason(altered(time=time))
+    assert decode(altered(time=0)).columns["time"].tolist() == [0]
+
+
 def test_a_time_is_held_against_its_own_record_s_append_time() -> None:
     decoder = EventDecoder(Payment, max_ahead_ms=AHEAD_MS)
     values = [b"broken", *(json.dumps(altered(time=APPEND_MS + ahead)).encode() for ahead in (0, 2 * AHEAD_MS))]
@@ -198,7 +204,7 @@ def test_a_time_is_held_against_its_own_record_s_append_time() -> None:
 
 
 def test_a_time_in_the_deepest_past_is_not_taken_for_the_future() -> None:
-    assert decode(altered(time=-(2**63))).columns["time"].tolist() == [-(2**63)]
+    assert reason(altered(time=-(2**63))).startswith(f"time {-(2**63)} lies before 1970")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +221,7 @@ def test_iso_time_with_a_zone_is_the_same_instant(text: str) -> None:
     assert decode(altered(time=text), GOOD).columns["time"].tolist() == [1_700_000_000_000] * 2
 
 
-@given(st.integers(-(10**13), APPEND_MS), st.integers(-14 * 60, 14 * 60))
+@given(st.integers(0, APPEND_MS), st.integers(-14 * 60, 14 * 60))
 @settings(max_examples=60, deadline=None)
 def test_iso_time_is_exact_to_the_millisecond(time_ms: int, zone_minutes: int) -> None:
     instant = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=time_ms)

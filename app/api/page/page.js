@@ -34,7 +34,7 @@ function tiles(status) {
   const actions = history.add("actions", totals.actions);
   const deadLetters = history.add("dead letters", totals.dead_letters);
   return [
-    tile("Events in", rate(throughput.events_per_s), "/s", `${count(totals.events)} in total`, throughput.events_per_s),
+    tile("Events in", rate(throughput.events_per_s), "/s", inNote(totals), throughput.events_per_s),
     tile("Decided", rate(throughput.decisions_per_s), "/s", decidedNote(status), throughput.decisions_per_s),
     {
       ...tile("End to end, p99", duration(whole.last_minute.p99_ms), "", endToEndNote(whole), whole.last_minute.p99_ms),
@@ -42,10 +42,12 @@ function tiles(status) {
     },
     tile("Lag", compact(lag), "events", `over ${partitions.length} partitions`, lag),
     tile("Actions", compact(totals.actions), "", `${share(totals.actions, totals.decisions)} of decisions`, difference(actions)),
-    tile("Dead letters", compact(totals.dead_letters), "", `${share(totals.dead_letters, totals.events)} of events`, difference(deadLetters)),
+    tile("Dead letters", compact(totals.dead_letters), "", deadNote(totals), difference(deadLetters)),
   ];
 }
 
+const inNote = ({ events, duplicates }) => `${count(events)} in total, ${compact(duplicates)} duplicates dropped`;
+const deadNote = ({ dead_letters: dead, late, events }) => `${share(dead, events)} of events, ${compact(late)} late`;
 const tile = (title, value, unit, note, level) => ({ title, value, unit, note, level, over: false });
 const difference = (values) => (values.length > 1 ? Math.max(0, values.at(-1) - values.at(-2)) : 0);
 

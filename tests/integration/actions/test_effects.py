@@ -42,7 +42,7 @@ def decision_log(seed: int) -> list[Written]:
 
 @contextmanager
 def worker(topics: Topics, sinks: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
-    kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters]
+    kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters, topics.late]
     arguments = {"kafka": kafka, "sinks": OFF | sinks, "partitions": [0, 1]}
     command = [sys.executable, "-m", "tests.integration.actions.worker", json.dumps(arguments)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
@@ -113,8 +113,9 @@ def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_ar
 
     def done() -> bool:
         found = [rows_in_postgres(), len(in_sqlite.execute(WRITTEN_ONCE).fetchall()), len(receiver.kept)]
-        letters = sum(map(len, effects.rejects.values()))
-        return found == [len(holds)] * 3 and topics.count(topics.holds, topics.letters) == len(holds) + letters
+        copies = sum(len(rows) for rejects in (effects.rejects, effects.late) for rows in rejects.values())
+        logged = topics.count(topics.holds, topics.letters, topics.late)
+        return found == [len(holds)] * 3 and logged == len(holds) + copies
 
     growing = threading.Thread(target=topics.append, args=[frames])
     growing.start()
@@ -137,9 +138,10 @@ def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_ar
     assert published(topics) == holds
     assert posted(receiver) == holds
     assert receiver.requests < 2 * len(holds)
-    assert rejected(topics) == sorted(
-        (key, f"broken {row.risk}") for rows in effects.rejects.values() for key, row in rows
-    )
+    for topic, rejects in ((topics.letters, effects.rejects), (topics.late, effects.late)):
+        assert rejected(topics, topic) == sorted(
+            (key, f"broken {row.risk}") for rows in rejects.values() for key, row in rows
+        )
 
 
 def published(topics: Topics) -> Found:
@@ -159,11 +161,11 @@ def posted(receiver: Receiver) -> Found:
     return sorted((key, body["payment"], body["risk"]) for key, body in receiver.kept.items())
 
 
-def rejected(topics: Topics) -> list[tuple[str, str]]:
-    """Key and reason of every dead letter."""
+def rejected(topics: Topics, topic: str) -> list[tuple[str, str]]:
+    """Key and reason of every record that was copied to the topic."""
     return sorted(
         ((headers["idempotency-key"] or b"").decode(), (headers["reason"] or b"").decode())
-        for headers, _ in topics.read(topics.letters)
+        for headers, _ in topics.read(topic)
     )
 
 

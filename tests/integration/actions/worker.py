@@ -27,10 +27,10 @@ PUBLISHED = Pipeline(
 )
 
 
-def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str) -> Kafka:
+def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str, late: str) -> Kafka:
     settings = KafkaSettings.model_validate({"bootstrap": bootstrap, "client": client})
     return Kafka(
-        decisions, dead_letters, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
+        decisions, dead_letters, late, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
     )
 
 

@@ -56,7 +56,12 @@ def args(request: pytest.FixtureRequest, dev_broker: str) -> PipelineArgs:
         {
             "pipeline": "tests.unit.api.stand_in:fraud",
             "kafka": kafka.model_dump(exclude_none=True),
-            "topics": {"source": source, "decisions": f"{source}.decisions", "dead_letters": f"{source}.dead"},
+            "topics": {
+                "source": source,
+                "decisions": f"{source}.decisions",
+                "dead_letters": f"{source}.dead",
+                "late": f"{source}.late",
+            },
             "checkpoints": {"uri": "unused"},
         }
     )

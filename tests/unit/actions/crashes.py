@@ -6,7 +6,7 @@ from typing import Any
 
 from app.actions.loop import SinkLoop
 from app.sources import TopicPartition
-from tests.unit.actions.decision_log import DECISIONS, LETTERS, Written
+from tests.unit.actions.decision_log import DECISIONS, LATE_EVENTS, LETTERS, Written
 from tests.unit.actions.memory_kafka import Crash, MemoryKafka, Stored
 
 STEPS = 5_000
@@ -26,7 +26,7 @@ class Clock:
 
 def kafka_with(frames: Iterable[Written], partitions: int = 2) -> MemoryKafka:
     kafka = MemoryKafka()
-    for topic in (DECISIONS, LETTERS):
+    for topic in (DECISIONS, LETTERS, LATE_EVENTS):
         kafka.create(topic, partitions)
     for frame in frames:
         append(kafka, frame)

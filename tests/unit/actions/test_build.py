@@ -27,21 +27,22 @@ def names(of: Pipeline[Payment], settings: dict[str, Any]) -> list[str]:
     return [sink.name for sink in build_sinks("fraud", of, settings)]
 
 
-def test_every_pipeline_copies_its_rejected_records() -> None:
-    assert names(Pipeline(source=Payment), {}) == ["dead-letters"]
+def test_every_pipeline_copies_its_rejected_records_and_its_late_events() -> None:
+    assert names(Pipeline(source=Payment), {}) == ["dead-letters", "late"]
 
 
 def test_a_sink_commits_to_a_group_of_its_own() -> None:
     assert [sink.group for sink in build_sinks("fraud", pipeline(Publish("holds")), {})] == [
         "fraud.holds",
         "fraud.dead-letters",
+        "fraud.late",
     ]
 
 
 @pytest.mark.parametrize("off", ["off", False])
 @pytest.mark.parametrize(("sink", "address"), [(Publish("x"), "topic"), (Post("x"), "url"), (Upsert("x"), "dsn")])
 def test_a_sink_whose_address_is_off_is_not_run(sink: Sink, address: str, off: Any) -> None:
-    assert names(pipeline(sink), {"x": {address: off}}) == ["dead-letters"]
+    assert names(pipeline(sink), {"x": {address: off}}) == ["dead-letters", "late"]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,10 @@ def test_settings_of_a_sink_that_no_pipeline_has_are_refused_and_all_problems_ar
     ]
 
 
-def test_a_sink_that_is_called_like_the_one_for_rejected_records_is_refused() -> None:
+@pytest.mark.parametrize("name", ["dead-letters", "late"])
+def test_a_sink_that_is_called_like_one_of_the_pipelines_own_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError, match="rename it"):
-        build_sinks("fraud", pipeline(Publish("dead-letters")), {})
+        build_sinks("fraud", pipeline(Publish(name)), {})
 
 
 def test_a_key_that_the_action_lacks_is_refused() -> None:
@@ -90,7 +92,7 @@ def test_a_key_that_the_action_lacks_is_refused() -> None:
 def test_decisions_can_go_to_every_kind_of_sink() -> None:
     sinks = pipeline(Publish("a"), Post("b"), Upsert("c", key="id"), action=Decision)
     settings = {"b": {"url": "http://localhost"}, "c": {"dsn": "sqlite:///c.db"}}
-    assert names(sinks, settings) == ["a", "b", "c", "dead-letters"]
+    assert names(sinks, settings) == ["a", "b", "c", "dead-letters", "late"]
 
 
 def test_a_sink_of_an_unknown_kind_is_refused() -> None:

@@ -75,7 +75,7 @@ class Decider:
     """Decides records in order. A payment's risk is its amount / 1,000; `decide` fails for an amount of 13."""
 
     def __init__(self) -> None:
-        self._settings = TaskSettings("fraud", SOURCE)
+        self._settings = TaskSettings("fraud", SOURCE, deduplicate_ms=3_600_000)
         self._tasks = [
             Task(fraud, self._settings, each, next_offset=0, decided_through=-1) for each in range(PARTITIONS)
         ]
@@ -191,6 +191,8 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
             "decisions": 1_990,
             "dead_letters": 11,
             "actions": 14,
+            "duplicates": 5,
+            "late": 4,
             "overdue": 1,
             "fallbacks": 3,
             "fallback_failed": 0,

@@ -97,8 +97,9 @@ def test_a_limit_out_of_range_is_refused(client, limit):
     assert client.get(f"/decisions?limit={limit}").status_code == 422
 
 
-def test_the_newest_decision_counts_when_an_id_came_twice(client, decide):
-    decide(payment("p1", amount=10.0), payment("p1", amount=20.0))
+def test_the_newest_decision_counts_when_an_id_came_again_after_it_was_forgotten(client, decide):
+    hours_ago_ms = time.time_ns() // 1_000_000 - 2 * 3_600_000
+    decide(payment("p1", amount=10.0, time_ms=hours_ago_ms), payment("p1", amount=20.0))
     assert client.get("/decisions/p1").json()["event"]["amount"] == 20.0
 
 

@@ -61,6 +61,8 @@ def test_prometheus_gets_totals_lags_and_workers(client):
     found = samples(client.get("/metrics").text)
     assert found["headrace_events_total", ""] == 2_001
     assert found["headrace_dead_letters_total", ""] == 11
+    assert found["headrace_duplicates_total", ""] == 5
+    assert found["headrace_late_total", ""] == 4
     assert found["headrace_partition_lag_events", "1"] == 10
     assert found["headrace_partition_watermark_timestamp_seconds", "0"] == 1_700_000_000
     assert found["headrace_sink_lag_records", "0,case-system"] == 7

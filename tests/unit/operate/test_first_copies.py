@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from app.config import PipelineArgs
 from app.errors import LogError
-from app.log.frame import DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
+from app.log.frame import LATE, DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
 from app.operate.decisions import read_decisions, summarize
 from app.operate.options import parse_when
 from app.operate.outcomes import Start, count_outcomes, mark_start
@@ -29,11 +30,21 @@ ARGS = PipelineArgs.load(
 HELD = msgspec.json.encode([{"type": "Hold", "payment": "p", "risk": 0.5}])
 
 
-def log_frame(broker: MemoryBroker, first: int, last: int, *, risk: float = 0.25, rejected: int = -1) -> None:
-    """Logs offsets `first` to `last` of partition 0 as decided, odd ones with an action, one perhaps rejected."""
-    offsets = np.array([each for each in range(first, last + 1) if each != rejected])
+def log_frame(
+    broker: MemoryBroker,
+    first: int,
+    last: int,
+    *,
+    risk: float = 0.25,
+    rejected: int = -1,
+    late: int = -1,
+    duplicates: Sequence[int] = (),
+) -> None:
+    """Logs offsets `first` to `last` of partition 0 as decided, odd ones with an action; some as something else."""
+    offsets = np.array([each for each in range(first, last + 1) if each not in (rejected, late, *duplicates)])
     actions = [HELD if offset % 2 else None for offset in offsets]
     letters = [DeadLetter(rejected, 5, "no event", None, b"x")] if rejected >= 0 else []
+    letters += [DeadLetter(late, 5, "late", None, b"x", LATE)] if late >= 0 else []
     header = FrameHeader(
         "fraud", "payments", 0, first, last, len(offsets), len(letters), sum(each is not None for each in actions)
     )
@@ -49,7 +60,7 @@ def log_frame(broker: MemoryBroker, first: int, last: int, *, risk: float = 0.25
         versions={"risk": "v1"},
     )
     stages = Stages(1.0, 2.0, 3.0, 4.0, 5.0)
-    header_field, value = encode_frame(Frame(header, stages, decided, letters))
+    header_field, value = encode_frame(Frame(header, stages, decided, letters, duplicates))
     broker.append("fraud.decisions", 0, value, headers=[header_field])
 
 
@@ -135,15 +146,21 @@ def test_outcomes_count_each_record_of_the_run_once(broker: MemoryBroker) -> Non
     log_frame(broker, 0, 1)
     start = mark_start(MemoryConsumer(broker), ARGS)
     assert start == Start({0: 4}, {0: 1})
-    log_frame(broker, 2, 6, rejected=5)
-    log_frame(broker, 3, 7, rejected=5)
+    log_frame(broker, 2, 10, rejected=5, late=6, duplicates=[3, 7, 10])
+    log_frame(broker, 3, 12, rejected=5, late=6, duplicates=[3, 7, 10, 12])
     outcomes = count_outcomes(MemoryConsumer(broker), ARGS, start)
-    assert (outcomes.decisions, outcomes.dead_letters, outcomes.actions) == (3, 1, 1)
-    assert outcomes.through == {0: 7}
+    assert outcomes._asdict() == {
+        "decisions": 4,
+        "dead_letters": 2,
+        "duplicates": 3,
+        "late": 1,
+        "actions": 2,
+        "through": {0: 12},
+    }
 
 
 def test_before_anything_is_logged_nothing_is_counted(broker: MemoryBroker) -> None:
     broker.append("payments", 0, b"before")
     log_frame(broker, 0, 0)
     start = mark_start(MemoryConsumer(broker), ARGS)
-    assert count_outcomes(MemoryConsumer(broker), ARGS, start) == (0, 0, 0, {0: 0})
+    assert count_outcomes(MemoryConsumer(broker), ARGS, start) == (0, 0, 0, 0, 0, {0: 0})

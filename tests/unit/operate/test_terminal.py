@@ -75,7 +75,15 @@ def a_status(**changes: Any) -> dict[str, Any]:
             },
         ],
         "throughput": {"events_per_s": 100.4, "decisions_per_s": 99.6},
-        "totals": {"events": 10, "decisions": 9, "dead_letters": 1, "actions": 2, "fallbacks": 0},
+        "totals": {
+            "events": 10,
+            "decisions": 9,
+            "dead_letters": 1,
+            "actions": 2,
+            "fallbacks": 0,
+            "duplicates": 0,
+            "late": 0,
+        },
         "stages": {"end_to_end": {**latency, "last_minute": latency}},
         "sinks": [
             {"sink": "holds", "partition": 0, "applied": 9, "lag": 0, "error": None},
@@ -109,10 +117,13 @@ def test_the_status_line_says_throughput_lag_latency_holds_and_dead_letters() ->
 
 
 def test_the_summary_is_about_the_events_of_the_run() -> None:
-    assert summarize(10, Outcomes(9, 1, 2, {0: 9, 1: -1}), a_status()) == {
-        "events": 10,
+    outcomes = Outcomes(decisions=9, dead_letters=2, duplicates=3, late=1, actions=2, through={0: 13, 1: -1})
+    assert summarize(14, outcomes, a_status()) == {
+        "events": 11,
         "decisions": 9,
-        "dead_letters": 1,
+        "dead_letters": 2,
+        "duplicates": 3,
+        "late": 1,
         "actions": 2,
         "p50_ms": 21.5,
         "p99_ms": 55.5,

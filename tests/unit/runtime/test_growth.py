@@ -21,7 +21,7 @@ from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
 from tests.support.memory import MemoryBroker, MemoryConsumer
 
-TOPICS = ("payments", "decisions", "letters")
+TOPICS = ("payments", "decisions", "letters", "late")
 
 
 class Payment(Event, frozen=True):
@@ -83,7 +83,7 @@ class World:
 
     def partitions(self, *, create: bool = True, step: Callable[[], None] = lambda: None) -> SourcePartitions:
         """Those of a new worker; `step` is called before each thing that it does to the world."""
-        topics = Topics(source="payments", decisions="decisions", dead_letters="letters", create=create)
+        topics = Topics(source="payments", decisions="decisions", dead_letters="letters", late="late", create=create)
         return SourcePartitions(
             topics, self._opener(step), MemoryConsumer(self.broker), lambda: SteppingAdmin(self.broker, step)
         )
@@ -141,9 +141,9 @@ def test_a_key_that_moves_is_told_to_lose_its_past(world: World, caplog: pytest.
     assert told.startswith("payments has 3 partitions now, 1 of them new: a key that its producers send to another")
 
 
-@pytest.mark.parametrize("crash_at", range(5))
+@pytest.mark.parametrize("crash_at", range(6))
 def test_a_crash_at_any_point_loses_no_record_of_a_new_partition(world: World, crash_at: int) -> None:
-    steps = iter(range(5))
+    steps = iter(range(6))
 
     def step() -> None:
         if next(steps) == crash_at:
@@ -153,7 +153,7 @@ def test_a_crash_at_any_point_loses_no_record_of_a_new_partition(world: World, c
     partitions.look()
     world.admin.ensure_partitions({"payments": 4})
     world.write(2, 3)
-    with pytest.raises(Crash) if crash_at < 4 else nullcontext():
+    with pytest.raises(Crash) if crash_at < 5 else nullcontext():
         partitions.look()
     assert world.partitions().look() == [0, 1, 2, 3]
     assert [world.begin(partition) for partition in (2, 3)] == [0, 0]
@@ -179,10 +179,10 @@ def test_where_topics_are_not_to_be_made_a_new_partition_waits_for_its_logs_and_
     with caplog.at_level(logging.WARNING, logger="ray.serve"):
         assert partitions.look() == partitions.look() == [0, 1]
     [told] = [each.getMessage() for each in caplog.records]
-    assert "nobody reads those beyond 1, for they have no logs: add partitions to letters and decisions, or" in told
+    assert "nobody reads those beyond 1, for they have no logs: add partitions to letters, late, decisions, or" in told
     world.admin.ensure_partitions({"decisions": 3})
     assert partitions.look() == [0, 1]
-    world.admin.ensure_partitions({"letters": 3})
+    world.admin.ensure_partitions({"letters": 3, "late": 3})
     assert partitions.look() == [0, 1, 2]
     assert world.begin(2) == 0
 

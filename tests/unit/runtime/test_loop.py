@@ -94,9 +94,10 @@ class World:
         max_batch: int = 100,
         checkpoint: str = "1ms",
         hold: bool = False,
+        deduplicate_ms: int | None = 2 * HOUR_MS,
     ) -> StreamLoop[Payment]:
         declared = pipeline(fallback=fallback)
-        task_settings = TaskSettings("fraud", "payments", allowed_lateness_ms=HOUR_MS, max_ahead_ms=10**12)
+        task_settings = TaskSettings("fraud", "payments", HOUR_MS, 10**12, deduplicate_ms)
         store = CheckpointStore(str(self.folder), "fraud")
         opener = TaskOpener(declared, task_settings, "decisions", store, "earliest", MemoryConsumer(self.broker))
         self.models = InlineModels(predict)
@@ -116,10 +117,12 @@ class World:
         self.now_ms += 7
         return self.now_ms
 
-    def pay(self, partition: int, card: str, amount: float, time_ms: int, key: str | None = None) -> None:
+    def pay(
+        self, partition: int, card: str, amount: float, time_ms: int, key: str | None = None, event_id: str = ""
+    ) -> None:
         self.append(
             partition,
-            {"id": f"{len(self.payments(partition))}", "time": time_ms, "card": card, "amount": amount},
+            {"id": event_id or f"{len(self.payments(partition))}", "time": time_ms, "card": card, "amount": amount},
             key or card,
         )
 
@@ -152,6 +155,9 @@ class World:
             for dead in cursor.new_dead_letters(frame):
                 assert dead.offset not in found
                 found[dead.offset] = {"dead": dead.reason, "value": dead.value}
+            for offset in cursor.new_duplicates(frame):
+                assert offset not in found
+                found[offset] = {"duplicate": True}
             cursor.advance(header)
         return found
 
@@ -226,6 +232,7 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                 st.sampled_from(["a", "b"]),
                 st.sampled_from([1.0, 2.5, 13.0, 40.0]),
                 st.integers(0, 90).map(lambda minute: START_MS + minute * 60_000),
+                st.sampled_from(["", "", "", "copied", "copied too"]),
             ),
             min_size=1,
             max_size=40,
@@ -233,8 +240,8 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
     )
     with TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for card, amount, time_ms in payments:
-            world.pay(0, card, amount, time_ms)
+        for card, amount, time_ms, event_id in payments:
+            world.pay(0, card, amount, time_ms, event_id=event_id)
         for _ in range(data.draw(st.integers(0, 4), label="crashes")):
             doomed = world.worker(
                 max_batch=data.draw(st.integers(1, 7)),
@@ -248,13 +255,16 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                     world.log.release()
         run(world.worker(max_batch=data.draw(st.integers(1, 7))), world)
         found = world.outcomes(0)
-        late = _late(payments)
+        late, copies = _late_and_copies(payments)
         assert sorted(found) == list(range(len(payments)))
-        kept = [(card, amount, time_ms) for at, (card, amount, time_ms) in enumerate(payments) if at not in late]
+        kept = [payment[:3] for at, payment in enumerate(payments) if at not in late | copies]
         answers = iter(oracle(kept))
-        for at, (_, amount, _) in enumerate(payments):
+        for at, (_, amount, _, _) in enumerate(payments):
             if at in late:
                 assert found[at]["dead"].startswith("late")
+                continue
+            if at in copies:
+                assert found[at] == {"duplicate": True}
                 continue
             answer = next(answers)
             if amount == 13:
@@ -263,13 +273,47 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                 assert (found[at]["payments"], found[at]["spent"]) == answer
 
 
-def _late(payments: list[tuple[str, float, int]]) -> set[int]:
-    late, highest = set(), 0
-    for at, (_, _, time_ms) in enumerate(payments):
-        if time_ms < highest - HOUR_MS:
+def _late_and_copies(payments: list[tuple[str, float, int, str]]) -> tuple[set[int], set[int]]:
+    """All lie within two hours, so that no id is forgotten."""
+    late, copies, highest = set(), set(), 0
+    seen: set[str] = set()
+    for at, (_, _, time_ms, event_id) in enumerate(payments):
+        if event_id in seen:
+            copies.add(at)
+        elif time_ms < highest - HOUR_MS:
             late.add(at)
+        elif event_id:
+            seen.add(event_id)
         highest = max(highest, time_ms)
-    return late
+    return late, copies
+
+
+def test_every_event_is_a_decision_or_a_dead_letter_and_copies_are_counted_for_themselves(world: World) -> None:
+    world.pay(0, "c", 1, START_MS + 2 * HOUR_MS, event_id="a")
+    world.append(0, b"{broken", "c")
+    world.pay(0, "c", 1, START_MS, event_id="b")
+    world.pay(0, "c", 13, START_MS + 2 * HOUR_MS, event_id="c")
+    for event_id in ("a", "a", "c"):
+        world.pay(0, "c", 1, START_MS + 2 * HOUR_MS, event_id=event_id)
+    loop = world.worker(max_batch=3)
+    run(loop, world)
+    totals = loop.totals
+    assert (totals.decisions, totals.dead_letters, totals.late, totals.duplicates) == (1, 3, 1, 3)
+    assert totals.events == totals.decisions + totals.dead_letters
+
+
+def test_a_copy_of_an_event_from_before_a_restart_is_a_duplicate(world: World) -> None:
+    world.pay(0, "c", 1, START_MS, event_id="a")
+    loop = world.worker(checkpoint="1h")
+    run(loop, world)
+    loop.drain()
+    world.pay(0, "c", 1, START_MS, event_id="a")
+    world.pay(0, "c", 1, START_MS, event_id="b")
+    second = world.worker()
+    run(second, world)
+    assert (second.totals.events, second.totals.duplicates) == (1, 1)
+    assert world.outcomes(0)[1] == {"duplicate": True}
+    assert world.outcomes(0)[2]["payments"] == 2
 
 
 def test_what_is_decided_already_calls_no_model_again(world: World) -> None:
@@ -409,7 +453,9 @@ def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
 
 def test_a_micro_batch_of_wide_events_is_logged_in_records_that_every_topic_takes(world: World) -> None:
     for number in range(40):
-        world.append(0, {"id": "x" * 100_000, "time": START_MS, "card": "c", "amount": float(number)}, "c")
+        world.append(
+            0, {"id": f"{number}-" + "x" * 100_000, "time": START_MS, "card": "c", "amount": float(number)}, "c"
+        )
     run(world.worker(), world)
     stored = world.broker.logs[TopicPartition("decisions", 0)]
     assert max(len(each.value or b"") for each in stored) < 1_000_000

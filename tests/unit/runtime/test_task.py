@@ -15,8 +15,8 @@ from app.actions.action import Action
 from app.errors import LogError
 from app.event import Event
 from app.features import Features, count, latest, total
-from app.log.frame import REASONS, Frame, Stages, encode_frame
-from app.log.replayed import replay_headers
+from app.log.frame import LATE, REASONS, Frame, Stages, decode_frame, decode_header, encode_frame
+from app.log.replayed import count_replays, replay_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import decode_checkpoint, encode_checkpoint
 from app.runtime.task import (
@@ -33,7 +33,10 @@ from app.sources import Header, Records
 
 START_MS = 1_600_000_000_000
 HOUR_MS = 3_600_000
-SETTINGS = TaskSettings("fraud", "payments", allowed_lateness_ms=HOUR_MS, max_ahead_ms=10**12)
+HORIZON_MS = 90 * 60_000
+SETTINGS = TaskSettings(
+    "fraud", "payments", allowed_lateness_ms=HOUR_MS, max_ahead_ms=10**12, deduplicate_ms=HORIZON_MS
+)
 STAGES = Stages(1.0, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -70,16 +73,17 @@ class Stored:
     offset: int
     value: bytes
     key: bytes
+    replays: int = 0
+    """How often it has come back from the dead letters."""
 
     @property
     def headers(self) -> list[Header]:
-        """Every third record has come back from the dead letters."""
         own: list[Header] = [("trace", b"%d" % self.offset), ("trace", None)]
-        return replay_headers(own, "3/0", self.offset) if self.offset % 3 == 2 else own
+        return replay_headers(own, "3/0", self.replays) if self.replays else own
 
 
-def payment(offset: int, minute: int, amount: float = 1.0, card: str = "c") -> Stored:
-    record = {"id": str(offset), "time": START_MS + minute * 60_000, "card": card, "amount": amount}
+def payment(offset: int, minute: int, amount: float = 1.0, card: str = "c", event_id: str | None = None) -> Stored:
+    record = {"id": event_id or str(offset), "time": START_MS + minute * 60_000, "card": card, "amount": amount}
     return Stored(offset, json.dumps(record).encode(), card.encode())
 
 
@@ -125,6 +129,12 @@ def outcomes(frames: Sequence[Frame]) -> dict[int, Any]:
                 dead.attempts,
                 dead.stack,
             )
+        for offset in frame.duplicates:
+            assert offset not in found
+            found[offset] = "duplicate"
+        counts = (frame.header.decided, frame.header.rejected, frame.header.duplicates, frame.header.late)
+        late = sum(dead.cause == LATE for dead in frame.rejected)
+        assert counts == (len(rows.offsets), len(frame.rejected), len(frame.duplicates), late)
     return found
 
 
@@ -140,26 +150,36 @@ def admitted(task: Task[Payment], stored: Sequence[Stored], cuts: Sequence[int] 
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Stored]:
-    """Payments of three cards in disorder, some too late, some broken, some that decide fails on, and offsets that
-    are no record, as compaction and transactions leave them."""
+    """Payments of three cards in disorder, some too late, some broken, some that decide fails on, some that have the
+    id of one before them, at its time or at another, and offsets that are no record, as compaction and transactions
+    leave them."""
     stored = []
     offset = draw(st.integers(0, 2))
-    for kind, minute in draw(st.lists(st.tuples(st.sampled_from("ppppbkx"), st.integers(0, 150)), max_size=25)):
+    for kind, minute in draw(st.lists(st.tuples(st.sampled_from("ppppbkxcd"), st.integers(0, 250)), max_size=25)):
         amount = {"x": 13.0}.get(kind, float(minute))
         made = payment(offset, minute, amount, card="abc"[minute % 3])
+        if kind in "cd" and stored:
+            first = stored[minute % len(stored)]
+            made = Stored(offset, first.value, first.key)
+        if kind == "d" and made.value.endswith(b"}"):
+            event = json.loads(made.value)
+            event["time"] = START_MS + minute * 60_000
+            made = Stored(offset, json.dumps(event).encode(), made.key)
         if kind == "b":
             made = Stored(offset, made.value[:-3], made.key)
         if kind == "k":
             made = Stored(offset, made.value, b"another")
-        stored.append(made)
+        stored.append(replace(made, replays=offset if offset % 3 == 2 else 0))
         offset += 1 + (minute % 5 == 0)
     return stored
 
 
 def expected(stored: Sequence[Stored]) -> dict[int, tuple[Any, ...]]:
-    """Payments, spent, amount before and holds of what is decided; of the others words of the reason."""
+    """Payments, spent, amount before and holds of what is decided; of the rejected words of the reason; of duplicates
+    nothing."""
     found: dict[int, tuple[Any, ...]] = {}
     seen: list[dict[str, Any]] = []
+    counted: list[dict[str, Any]] = []
     highest = 0
     for each in stored:
         try:
@@ -171,17 +191,24 @@ def expected(stored: Sequence[Stored]) -> dict[int, tuple[Any, ...]]:
             found[each.offset] = ("keyed by",)
             continue
         highest = max(highest, event["time"])
+        event["seen_ms"], event["offset"] = highest, each.offset
+        known = any(other["id"] == event["id"] and highest - other["seen_ms"] <= HORIZON_MS for other in counted)
+        if known and not count_replays(each.headers):
+            found[each.offset] = ()
+            continue
         if event["time"] < highest - HOUR_MS:
             found[each.offset] = ("late",)
             continue
         seen.append(event)
+        if not known:
+            counted.append(event)
         if event["amount"] == 13:
             found[each.offset] = ("decide raised ValueError: unlucky",)
             continue
         mine = [other for other in seen if other["card"] == event["card"] and other["time"] <= event["time"]]
         hour = [other for other in mine if other["time"] > event["time"] - HOUR_MS]
         spent = sum(other["amount"] for other in mine if other["time"] > event["time"] - 2 * HOUR_MS)
-        last = max(hour[:-1], key=lambda other: (other["time"], int(other["id"])), default={"amount": np.nan})
+        last = max(hour[:-1], key=lambda other: (other["time"], other["offset"]), default={"amount": np.nan})
         found[each.offset] = (len(hour), spent, last["amount"], 1 if event["amount"] > 50 else 0)
     return found
 
@@ -201,7 +228,9 @@ def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list
     wanted = expected(stored)
     assert sorted(found) == sorted(wanted)
     for offset, answer in wanted.items():
-        if len(answer) == 1:
+        if not answer:
+            assert found[offset] == "duplicate"
+        elif len(answer) == 1:
             assert answer[0] in found[offset][0]
             [record] = [each for each in stored if each.offset == offset]
             own, attempts = (("trace", b"%d" % offset), ("trace", None)), offset + 1 if offset % 3 == 2 else 1
@@ -212,14 +241,14 @@ def test_every_record_is_decided_or_rejected_as_the_definition_says(stored: list
             assert np.array_equal([*read, len(json.loads(actions or b"[]"))], answer, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(logs(), st.lists(st.integers(0, 25), max_size=5), st.integers(0, 25), st.integers(-1, 30))
 def test_cut_stopped_and_restored_anywhere_the_frames_say_what_they_say_without_stopping(
     stored: list[Stored], cuts: list[int], stop: int, decided_through: int
 ) -> None:
     whole = outcomes(admitted(new_task(), stored))
     cuts = [cut for cut in cuts if cut <= len(stored)]
-    stop = min(stop, len(stored))
+    stop %= len(stored) + 1
     task = new_task()
     frames = admitted(task, stored[:stop], [cut for cut in cuts if cut < stop])
     assert _covered(frames) == list(range(task.next_offset))
@@ -264,12 +293,115 @@ def test_a_row_exactly_at_the_watermark_is_in_time_and_one_before_it_is_late() -
     [late] = part.rejected
     assert late.offset == 2
     assert late.reason == f"late: its time {START_MS - 60_000} lies before the watermark {START_MS}"
+    assert late.cause == LATE
 
 
 def test_a_rejected_record_does_not_move_the_watermark() -> None:
     task = new_task()
     task.admit(poll([payment(0, 0), Stored(1, payment(1, 600).value, b"wrong key")]))
     assert task.watermark_ms == START_MS - HOUR_MS
+
+
+def fates(*stored: Stored, task: Task[Payment] | None = None) -> dict[int, str]:
+    """What became of each offset, in a word."""
+    [frame] = admitted(task or new_task(), stored)
+    found = dict.fromkeys(frame.decided.offsets.tolist(), "decided")
+    found |= {dead.offset: LATE if dead.cause == LATE else "rejected" for dead in frame.rejected}
+    return dict(sorted((found | dict.fromkeys(frame.duplicates, "duplicate")).items()))
+
+
+def test_of_several_copies_the_first_that_counts_wins() -> None:
+    found = fates(
+        Stored(0, b"{", b"c"),
+        payment(1, 100, event_id="a"),
+        Stored(2, payment(2, 100, event_id="b").value, b"wrong key"),
+        payment(3, 10, event_id="b"),
+        payment(4, 100, event_id="b"),
+        payment(5, 100, event_id="a"),
+        payment(6, 100, event_id="b"),
+    )
+    assert list(found.values()) == ["rejected", "decided", "rejected", "late", "decided", "duplicate", "duplicate"]
+
+
+def test_a_dead_letter_that_was_sent_again_is_no_copy_of_the_record_that_became_one() -> None:
+    failing, again = payment(0, 100, 13, event_id="a"), payment(1, 100, 1, event_id="a")
+    assert list(fates(failing, again).values()) == ["rejected", "duplicate"]
+    assert list(fates(failing, replace(again, replays=1)).values()) == ["rejected", "decided"]
+
+
+@pytest.mark.parametrize("stop", range(4))
+def test_a_copy_of_an_event_from_before_a_checkpoint_is_a_duplicate(stop: int) -> None:
+    stored = [payment(0, 0, event_id="a"), payment(1, 40), payment(2, 80, event_id="a"), payment(3, 91, event_id="a")]
+    task = new_task()
+    before = admitted(task, stored[:stop])
+    after = admitted(new_task(stop, checkpoint=task.snapshot(0)), stored[stop:])
+    assert [offset for frame in (*before, *after) for offset in frame.duplicates] == [2]
+
+
+def test_copies_that_stand_in_the_log_already_are_not_logged_again() -> None:
+    stored = [payment(at, 0, event_id="a") for at in range(5)]
+    part = new_task(decided_through=2).admit(poll(stored))
+    assert part is not None
+    assert (part.first, part.last, list(part.duplicates), list(part.rows)) == (3, 4, [3, 4], [])
+
+
+def test_a_copy_touches_no_feature() -> None:
+    part = new_task().admit(poll([payment(0, 0, 5.0, event_id="a"), payment(1, 1, 5.0, event_id="a"), payment(2, 2)]))
+    assert part is not None
+    assert part.duplicates == [1]
+    assert part.features["payments"].tolist() == [1.0, 2.0]
+    assert part.features["spent"].tolist() == [5.0, 6.0]
+
+
+def test_an_exact_copy_is_never_decided_again_however_late_it_comes() -> None:
+    """Within the horizon it is a duplicate; behind it, and so behind the lateness, it is late."""
+    for minutes in range(0, 300, 10):
+        found = fates(payment(0, 0, event_id="a"), payment(1, minutes), payment(2, 0, event_id="a"))
+        assert found[2] == ("duplicate" if minutes <= 90 else "late")
+
+
+def test_an_event_that_decide_fails_on_has_happened_and_its_copy_is_a_duplicate() -> None:
+    assert list(fates(payment(0, 0, 13, event_id="a"), payment(1, 0, 13, event_id="a")).values()) == [
+        "rejected",
+        "duplicate",
+    ]
+
+
+def test_with_deduplication_off_copies_are_events_like_any_other() -> None:
+    task = Task(PIPELINE, replace(SETTINGS, deduplicate_ms=None), 3, next_offset=0, decided_through=-1)
+    assert list(fates(payment(0, 0, event_id="a"), payment(1, 0, event_id="a"), task=task).values()) == ["decided"] * 2
+    assert not [name for name in task.snapshot(0).state if name.startswith(".")]
+
+
+def test_a_poll_of_nothing_but_copies_is_a_frame_that_covers_them() -> None:
+    task = new_task()
+    task.admit(poll([payment(0, 0, event_id="a")]))
+    part = task.admit(poll([payment(1, 0, event_id="a"), payment(4, 0, event_id="a")]))
+    assert part is not None
+    frame = decode_whole(decided(part))
+    assert (frame.header.first, frame.header.last, list(frame.duplicates)) == (1, 4, [1, 4])
+    assert (frame.header.decided, frame.header.rejected, frame.header.duplicates) == (0, 0, 2)
+
+
+def decode_whole(frame: Frame) -> Frame:
+    field, value = encode_frame(frame)
+    return decode_frame(decode_header([field]), value)
+
+
+def test_the_first_event_of_a_partition_may_lie_absurdly_far_back_and_the_next_one_puts_the_watermark_right() -> None:
+    task = new_task()
+    assert list(fates(payment(0, -(START_MS // 60_000)), payment(1, 0), payment(2, -61), task=task).values()) == [
+        "decided",
+        "decided",
+        "late",
+    ]
+    assert task.watermark_ms == START_MS - HOUR_MS
+
+
+def test_a_time_before_1970_is_rejected_and_moves_no_watermark() -> None:
+    task = new_task()
+    assert list(fates(payment(0, -(START_MS // 60_000) - 1), task=task).values()) == ["rejected"]
+    assert task.watermark_ms is None
 
 
 def test_a_poll_that_is_decided_already_only_rebuilds_state() -> None:
@@ -346,18 +478,22 @@ def test_forgotten_keys_free_their_memory_and_nothing_else_changes() -> None:
     assert part.features["payments"].tolist() == [10.0]
 
 
-def test_the_fingerprint_changes_with_the_features_and_with_the_lateness() -> None:
-    other = TaskSettings("fraud", "payments", allowed_lateness_ms=2 * HOUR_MS)
+def test_the_fingerprint_changes_with_the_features_the_lateness_and_how_long_ids_are_remembered() -> None:
+    stateless, later = Pipeline(source=Payment), replace(SETTINGS, allowed_lateness_ms=2 * HOUR_MS)
+    off = replace(SETTINGS, deduplicate_ms=None)
     prints = [
         fingerprint(PIPELINE, SETTINGS),
-        fingerprint(PIPELINE, other),
+        fingerprint(PIPELINE, later),
+        fingerprint(PIPELINE, replace(SETTINGS, deduplicate_ms=2 * HOUR_MS)),
+        fingerprint(PIPELINE, off),
         fingerprint(Pipeline(source=Payment, features=[CardHistory]), SETTINGS),
-        fingerprint(Pipeline(source=Payment), SETTINGS),
+        fingerprint(stateless, SETTINGS),
+        fingerprint(stateless, later),
+        fingerprint(stateless, off),
     ]
-    assert len(set(prints)) == 4
-    renamed = TaskSettings("other", "elsewhere", allowed_lateness_ms=HOUR_MS)
-    assert fingerprint(PIPELINE, renamed) == prints[0]
-    assert fingerprint(Pipeline(source=Payment), SETTINGS) == fingerprint(Pipeline(source=Payment), other)
+    assert len(set(prints)) == 8
+    assert fingerprint(PIPELINE, replace(SETTINGS, pipeline="other", topic="elsewhere")) == prints[0]
+    assert fingerprint(stateless, off) == fingerprint(stateless, replace(later, deduplicate_ms=None))
 
 
 # Deciding a slice.

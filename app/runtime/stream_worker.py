@@ -90,9 +90,10 @@ class StreamWorker:
             pipeline,
             settings,
             args.topics.decisions,
-            CheckpointStore(args.checkpoints.uri, args.name),
+            CheckpointStore(args.checkpoints.uri, args.name, args.checkpoints.keep),
             args.start,
             open_consumer(args.kafka),
+            args.checkpoints.on_change,
         )
         self._units = [str(each) for each in self._opener.partitions()]
         self._models = ModelCalls(models, pipeline.models, loop, tuning.model_timeout_ms) if pipeline.models else None

@@ -17,6 +17,7 @@ from app.features import Features, KeyedState
 from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
+from app.runtime.history import Milestone, extended
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
@@ -86,6 +87,7 @@ class Task(Generic[E]):
         self._max_time_ms = LONG_AGO
         stored = checkpoint.state if checkpoint else {}
         self._states = [_restore(features, settings.allowed_lateness_ms, stored) for features in pipeline.features]
+        self._history = checkpoint.position.history if checkpoint else (Milestone(next_offset, None),)
         if checkpoint and checkpoint.position.max_time_ms is not None:
             self._max_time_ms = checkpoint.position.max_time_ms
 
@@ -173,14 +175,16 @@ class Task(Generic[E]):
         for features, keyed in zip(self._pipeline.features, self._states, strict=True):
             for name, array in keyed.snapshot().items():
                 state[f"{features.__name__}/{name}"] = array
+        max_time_ms = None if self._max_time_ms == LONG_AGO else self._max_time_ms
+        self._history = extended(self._history, self.next_offset, max_time_ms)
         position = Position(
             pipeline=self._settings.pipeline,
-            fingerprint=fingerprint(self._pipeline, self._settings),
             topic=self._settings.topic,
             partition=self.partition,
             offset=self.next_offset,
             log_offset=log_offset,
-            max_time_ms=None if self._max_time_ms == LONG_AGO else self._max_time_ms,
+            max_time_ms=max_time_ms,
+            history=self._history,
         )
         return Checkpoint(position, state)
 
@@ -196,14 +200,6 @@ def warm_up(pipeline: Pipeline[Any]) -> None:
         state.update(columns, columns["time"])
         state.expire(0)
         KeyedState.restore(features, 0, state.snapshot())
-
-
-def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:
-    """Changes with the declared features and with the lateness that their state was kept for: a checkpoint of others
-    is of no use."""
-    if not pipeline.features:
-        return "stateless"
-    return "-".join([*(features.fingerprint() for features in pipeline.features), str(settings.allowed_lateness_ms)])
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def uri(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def checkpoint(offset: int, partition: int = 0) -> Checkpoint:
-    position = Position("fraud", "f1", "payments", partition, offset, 5, 7)
+    position = Position("fraud", "payments", partition, offset, 5, 7)
     return Checkpoint(position, {"CardHistory/entries": np.arange(300_000.0) + offset})
 
 

@@ -221,19 +221,6 @@ def test_a_source_decided_to_its_very_end_is_not_refused(world: World) -> None:
     assert standing(world.open()) == (0, 19, 1)
 
 
-@pytest.mark.parametrize("change", [{"features": CardLately}, {"lateness_ms": 60_000}])
-def test_a_checkpoint_of_other_features_or_lateness_is_told_and_rebuilt(
-    world: World, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
-) -> None:
-    world.checkpoint(8, log_offset=0)
-    world.log(0, 9)
-    with caplog.at_level(logging.WARNING, logger="ray.serve"):
-        opened = world.open(**change)
-    assert "the checkpoint of payments[0] at offset 8 is of pipeline 'fraud' with features" in caplog.text
-    assert standing(opened) == (0, 9, 1)
-    assert opened.task.keys == 0
-
-
 def test_a_torn_checkpoint_is_told_and_the_older_one_taken(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

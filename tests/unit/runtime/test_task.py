@@ -18,7 +18,7 @@ from app.features import Features, count, latest, total
 from app.log.frame import REASONS, Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import decode_checkpoint, encode_checkpoint
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, fingerprint, merge_inputs, split_rows
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, merge_inputs, split_rows
 from app.sources import Records
 
 START_MS = 1_600_000_000_000
@@ -309,20 +309,6 @@ def test_forgotten_keys_free_their_memory_and_nothing_else_changes() -> None:
     assert task.keys == 2
     assert part is not None
     assert part.features["payments"].tolist() == [10.0]
-
-
-def test_the_fingerprint_changes_with_the_features_and_with_the_lateness() -> None:
-    other = TaskSettings("fraud", "payments", allowed_lateness_ms=2 * HOUR_MS)
-    prints = [
-        fingerprint(PIPELINE, SETTINGS),
-        fingerprint(PIPELINE, other),
-        fingerprint(Pipeline(source=Payment, features=[CardHistory]), SETTINGS),
-        fingerprint(Pipeline(source=Payment), SETTINGS),
-    ]
-    assert len(set(prints)) == 4
-    renamed = TaskSettings("other", "elsewhere", allowed_lateness_ms=HOUR_MS)
-    assert fingerprint(PIPELINE, renamed) == prints[0]
-    assert fingerprint(Pipeline(source=Payment), SETTINGS) == fingerprint(Pipeline(source=Payment), other)
 
 
 # Deciding a slice.

@@ -30,7 +30,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     `units` are all there are to share out among the workers of its kind: partitions, or "sink/partition" pairs;
     `held` are those that it has its hands on. `standing` has one entry per unit held and ready; `totals` count over the
-    worker's life, `latency` since its last heartbeat that was heard.
+    worker's life, `latency` since its last heartbeat that was heard. `error`: why it does not hold what it was given.
     """
 
     worker: str
@@ -42,6 +42,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     latency: StageCounts
     busy: float
     leaving: bool = False
+    error: str | None = None
 
 
 @dataclass
@@ -187,7 +188,8 @@ class Roster:
 
 def _unowned(partition: int) -> dict[str, Any]:
     numbers = ("offset", "end_offset", "lag", "watermark_ms", "keys", "state_bytes", "events_per_s")
-    return {"partition": partition, "worker": None, **dict.fromkeys(numbers)}
+    checkpoint = ("checkpoint_age_ms", "checkpoint_bytes", "checkpoint_error")
+    return {"partition": partition, "worker": None, **dict.fromkeys(numbers + checkpoint)}
 
 
 def _worker(member: Member, now_ms: int) -> dict[str, Any]:
@@ -198,4 +200,5 @@ def _worker(member: Member, now_ms: int) -> dict[str, Any]:
         "heartbeat_age_ms": now_ms - member.heard_ms,
         "busy": round(heartbeat.busy, 3),
         "partitions": heartbeat.held,
+        "error": heartbeat.error,
     }

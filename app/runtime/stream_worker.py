@@ -149,6 +149,7 @@ class StreamWorker:
             "standing": standing,
             "totals": asdict(self._loop.totals),
             "busy": self._busy,
+            "error": self._loop.opening_error,
         }
 
     def _give(self, units: list[str]) -> None:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -357,18 +356,6 @@ def test_two_workers_that_write_and_drop_at_once_leave_only_whole_ones(tmp_path:
             done.result()
     assert offsets(CheckpointStore(str(tmp_path), "fraud")) == [59, 58]
     assert len(files(tmp_path)) == 2
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of one megabyte, where one may mount it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_refuses_loses_nothing_and_takes_the_next_when_there_is_room(small_disk: Path) -> None:

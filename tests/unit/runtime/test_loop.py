@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -493,6 +494,27 @@ def test_a_store_that_is_full_delays_checkpoints_is_reported_and_stops_no_event(
     steps(again, 3)
     assert again.standing()[0]["offset"] == 41
     assert again.totals.events == 0
+
+
+def test_a_disk_that_is_full_delays_checkpoints_and_nothing_else(small_disk: Path) -> None:
+    world = World(small_disk)
+    loop = world.worker()
+    pay_and_decide(world, loop)
+    hog = small_disk / "hog"
+    with suppress(OSError), hog.open("wb") as file:
+        file.write(bytes(2_000_000))
+    pay_and_decide(world, loop, 40)
+    steps(loop, 100)
+    [full] = loop.standing()
+    assert (full["offset"], full["lag"]) == (41, 0)
+    assert "No space left on device; make room there" in full["checkpoint_error"]
+    hog.unlink()
+    steps(loop, 10_000)
+    assert loop.standing()[0]["checkpoint_error"] is None
+    assert {path.suffix for path in small_disk.rglob("*") if path.is_file()} == {".safetensors"}
+    newest = next(world.store.load("payments", 0))
+    assert isinstance(newest, Checkpoint)
+    assert newest.position.offset == 41
 
 
 def test_a_full_store_is_asked_less_and_less_often(world: World) -> None:

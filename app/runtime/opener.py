@@ -145,6 +145,7 @@ class TaskOpener(Generic[E]):
     def _records(self, source: TopicPartition, start: int, end: int) -> Iterator[Records]:
         if start < end:
             yield from up_to(read_to_end(self._consumer, source, start), end)
+            self._consumer.assign({})  # what lies beyond is not to be fetched
 
     def _read_decision_log(self, partition: int, checkpoint: Checkpoint | None) -> tuple[int, int | None]:
         log = TopicPartition(self._decisions_topic, partition)

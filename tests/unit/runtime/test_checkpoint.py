@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, newest first, and never of something else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save as save_tensors
 
 from app.errors import CheckpointError, ConfigError, StoreError
 from app.runtime.checkpoint import (
@@ -258,6 +260,13 @@ def test_a_newer_format_is_recognized_though_nothing_else_of_it_is_known() -> No
     data = encode_checkpoint(checkpoint(20, format=FORMAT + 1)).replace(b"log_offset", b"log_offzet")
     with pytest.raises(CheckpointError, match="this version of Headrace reads formats up to"):
         decode_checkpoint(data)
+
+
+def test_one_of_the_version_before_milestones_is_read_as_of_a_partition_that_began_with_its_log() -> None:
+    fields = {"pipeline": "fraud", "fingerprint": "f1", "topic": "payments", "partition": 0, "offset": 9}
+    position = json.dumps({**fields, "log_offset": 5, "max_time_ms": 7})
+    read = decode_checkpoint(save_tensors({"a": np.arange(3)}, metadata={"position": position}))
+    assert read.position == Position("fraud", "payments", 0, 9, 5, 7, history=(Milestone(0, None),))
 
 
 def test_a_directory_in_the_place_of_a_checkpoint_is_refused_and_never_in_the_way(tmp_path: Path) -> None:

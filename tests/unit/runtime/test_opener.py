@@ -70,7 +70,7 @@ class World:
         lateness_ms: int = 3_600_000,
         on_change: OnChange = "rebuild",
     ) -> Opened[Payment]:
-        consumer = Kept(self.broker)
+        self.consumer = consumer = Kept(self.broker)
         consumer.kept_from = self.kept_from
         settings = TaskSettings("fraud", "payments", lateness_ms, max_ahead_ms=10**12)
         pipeline = Pipeline(source=Payment, features=features)
@@ -256,6 +256,7 @@ def test_a_class_that_is_added_is_rebuilt_from_the_source_and_the_others_keep_th
         opened = world.open(features=[CardLife, CardHistory])
     assert "payments/0: rebuilds the state of CardLife from offsets 0..7" in caplog.text
     assert standing(opened) == (8, 9, 1)
+    assert world.consumer.positions == {}
     found = features_behind(world, opened, CardLife, CardHistory)
     assert found == {"orders": list(range(11, 21)), "payments": list(range(11, 21))}
 

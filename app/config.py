@@ -48,6 +48,9 @@ LogName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 """A name that Kafka takes for a topic."""
 
 
+OnChange = Literal["rebuild", "rebuild_partly", "refuse"]
+
+
 class Settings(BaseModel):
     """A part of the YAML: immutable, and without keys that nobody reads."""
 
@@ -97,9 +100,16 @@ class Topics(Settings):
 
 
 class Checkpoints(Settings):
-    """Where checkpoints are kept: a local path, or a URI of any pyarrow filesystem (s3://…, gs://…, hdfs://…)."""
+    """Where checkpoints are kept: a local path, or a URI of any pyarrow filesystem (s3://…, gs://…, hdfs://…).
+
+    keep:      how many of each partition; the older ones are for when the newest is damaged.
+    on_change: when declared features change, their state is made from the source again (rebuild), also where the
+               source no longer holds all that they look back on (rebuild_partly), or nothing starts (refuse).
+    """
 
     uri: str = Field(min_length=1)
+    keep: int = Field(default=2, ge=1, le=1_000)
+    on_change: OnChange = "rebuild"
 
 
 class PipelineArgs(Settings):

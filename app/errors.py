@@ -23,6 +23,10 @@ class CheckpointError(HeadraceError):
     """A checkpoint cannot be used: torn, or written by another pipeline or other feature declarations."""
 
 
+class StoreError(HeadraceError):
+    """The place of the checkpoints is away, full, or refuses access; the same may succeed later."""
+
+
 class BrokerError(HeadraceError):
     """The broker refused a request, or did not answer in time."""
 

@@ -146,6 +146,9 @@ class PartitionStatus(BaseModel):
     events_per_s: float | None
     keys: int | None
     state_bytes: int | None
+    checkpoint_age_ms: float | None = Field(description="for how long the newest checkpoint has lacked something")
+    checkpoint_bytes: int | None = Field(description="null until its worker has written one")
+    checkpoint_error: str | None = Field(description="why checkpoints are not written; they are tried again")
 
 
 class WorkerStatus(BaseModel):
@@ -156,6 +159,7 @@ class WorkerStatus(BaseModel):
     heartbeat_age_ms: float
     busy: float | None = Field(description="share of the time, 0 to 1")
     partitions: list[Any]
+    error: str | None = Field(description="why it cannot work on a partition that it was given")
 
 
 class Throughput(BaseModel):

@@ -29,6 +29,12 @@ PARTITION_GAUGES = {
     "watermark_ms": ("watermark_timestamp_seconds", "Event time up to which late events are accepted.", 1e-3),
     "keys": ("keys", "Keys with state.", 1),
     "state_bytes": ("state_bytes", "Size of the keyed state.", 1),
+    "checkpoint_age_ms": (
+        "checkpoint_age_seconds",
+        "For how long the newest checkpoint has lacked something: about what a replay would take in again.",
+        1e-3,
+    ),
+    "checkpoint_bytes": ("checkpoint_bytes", "Size of the newest checkpoint.", 1),
 }
 
 

@@ -49,6 +49,11 @@ def describe(status: Mapping[str, Any]) -> Iterator[str]:
             f"partition {each['partition']}: offset {each['offset']} of {each['end_offset']}, lag {each['lag']}, "
             f"watermark {format_instant(each['watermark_ms'])}, {each['keys']} keys, {each['worker'] or 'no worker'}"
         )
+        if each["checkpoint_error"]:
+            yield f"partition {each['partition']}: {each['checkpoint_error']}"
+    for each in status["workers"]:
+        if each["error"]:
+            yield f"worker {each['id']}: {each['error']}"
     for name, stage in status["stages"].items():
         if stage["count"]:
             alert = f", above its budget of {stage['budget_ms']} ms" if stage["alert"] else ""

@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from app.config import WorkerTuning
-from app.errors import BrokerError, ConfigError, InferenceError, ModelDiedError, ModelLateError
+from app.errors import (
+    BrokerError,
+    CheckpointError,
+    ConfigError,
+    InferenceError,
+    ModelDiedError,
+    ModelLateError,
+    StoreError,
+)
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
@@ -26,6 +34,7 @@ from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
+from app.runtime.retry import Failure, failed_again
 from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
 from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
 
@@ -130,16 +139,19 @@ class Totals:
 
 @dataclass
 class Held(Generic[E]):
-    """A partition that the loop works on."""
+    """A partition that the loop works on. `current_ms` is when its newest checkpoint last lacked nothing."""
 
     task: Task[E]
     log_offset: int
     logged_through: int
     checkpointed: int
     checkpoint_due_ms: float
+    current_ms: float
     snapshot: Checkpoint | None = None
+    snapshot_ms: float = 0.0
     saving: "Future[int] | None" = None
-    save_failed: bool = False
+    save_failed: Failure | None = None
+    checkpoint_bytes: int | None = None
     end_offset: int | None = None
     leaving: bool = False
 
@@ -169,6 +181,7 @@ class StreamLoop(Generic[E]):
         self._wanted: frozenset[int] = frozenset()
         self._held: dict[int, Held[E]] = {}
         self._opening: dict[int, Future[Opened[E]]] = {}
+        self._refused: dict[int, Failure] = {}
         self._assigned: frozenset[int] = frozenset()
         self._in_flight: deque[Batch[E]] = deque()
         self._woken = threading.Event()
@@ -198,7 +211,13 @@ class StreamLoop(Generic[E]):
 
     def standing(self) -> list[dict[str, Any]]:
         """Where each partition stands: offset, lag, watermark, size of the state."""
-        return [_standing(partition, held) for partition, held in list(self._held.items())]
+        now_ms = self._parts.now_ms()
+        return [_standing(partition, held, now_ms) for partition, held in list(self._held.items())]
+
+    @property
+    def opening_error(self) -> str | None:
+        """Why partitions that were given cannot be worked on yet."""
+        return "; ".join(sorted({failure.error for failure in list(self._refused.values())})) or None
 
     def step(self) -> None:
         self._take_up()
@@ -212,7 +231,7 @@ class StreamLoop(Generic[E]):
             self._wait()
 
     def drain(self) -> None:
-        """Finishes what is in flight, logs it, and writes a checkpoint of every partition."""
+        """Finishes what is in flight, logs it, and writes a checkpoint of every partition, if that can be done."""
         while self._in_flight:
             self._finish_batches()
             if self._in_flight:
@@ -220,7 +239,10 @@ class StreamLoop(Generic[E]):
         self._parts.log.flush(10.0)
         for held in self._held.values():
             if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
-                self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset)).result()
+                saving = self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset))
+                error = saving.exception()
+                if error is not None:
+                    logger.error("partition %d goes on elsewhere from an older one: %s", held.task.partition, error)
 
     def _wait(self) -> None:
         now_ms = self._parts.now_ms()
@@ -239,8 +261,11 @@ class StreamLoop(Generic[E]):
     # Partitions come and go.
 
     def _take_up(self) -> None:
-        wanted = self._wanted
+        wanted, now_ms = self._wanted, self._parts.now_ms()
+        self._refused = {each: failure for each, failure in self._refused.items() if each in wanted}
         for partition in wanted - self._held.keys() - self._opening.keys():
+            if partition in self._refused and now_ms < self._refused[partition].retry_ms:
+                continue
             self._opening[partition] = self._parts.executor.submit(self._parts.opener.open, partition)
         for partition, opening in list(self._opening.items()):
             if opening.done():
@@ -255,10 +280,12 @@ class StreamLoop(Generic[E]):
     def _hold_opened(self, partition: int, opening: "Future[Opened[E]]") -> None:
         try:
             opened = opening.result()
-        except BrokerError as error:  # the broker is away: the next step opens the partition anew
+        except (BrokerError, StoreError, CheckpointError) as error:  # something is away, or somebody has to decide
+            self._refused[partition] = failed_again(self._refused.get(partition), str(error), self._parts.now_ms())
             self.last_error = str(error)
-            logger.warning("partition %d cannot be opened yet: %s", partition, error)
+            logger.error("partition %d cannot be opened yet: %s", partition, error)
             return
+        self._refused.pop(partition, None)
         task, now_ms = opened.task, self._parts.now_ms()
         logger.info("%s", describe(opened))
         self._held[task.partition] = Held(
@@ -267,11 +294,13 @@ class StreamLoop(Generic[E]):
             logged_through=task.decided_through,
             checkpointed=task.next_offset,
             checkpoint_due_ms=now_ms + self._tuning.checkpoint_interval_ms,
+            current_ms=now_ms,
         )
 
     def _let_go(self, partition: int, held: Held[E]) -> None:
         """Reads no more of it; drops it when all that was read is logged and its checkpoint is written."""
-        held.checkpoint_due_ms = 0.0
+        if not held.save_failed:
+            held.checkpoint_due_ms = 0.0
         flying = any(part.partition == partition for batch in self._in_flight for part in batch.parts)
         saved = held.snapshot is None and held.checkpointed >= held.task.next_offset
         if not flying and (saved or held.save_failed):
@@ -500,24 +529,34 @@ class StreamLoop(Generic[E]):
     def _checkpoint(self, held: Held[E], now_ms: float) -> None:
         """Takes a snapshot when one is due, and saves it once everything that it reflects is logged."""
         if held.saving is not None and held.saving.done():
-            self._saved(held, held.saving)
-        if held.snapshot is None and now_ms >= held.checkpoint_due_ms:
+            self._saved(held, held.saving, now_ms)
+        if held.task.next_offset <= held.checkpointed:
+            held.current_ms = now_ms
+        elif held.snapshot is None and now_ms >= held.checkpoint_due_ms:
+            held.snapshot, held.snapshot_ms = held.task.snapshot(held.log_offset), now_ms
             held.checkpoint_due_ms = now_ms + self._tuning.checkpoint_interval_ms
-            if held.task.next_offset > held.checkpointed:
-                held.snapshot = held.task.snapshot(held.log_offset)
         snapshot = held.snapshot
         if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:
             held.saving = self._parts.executor.submit(self._parts.opener.save, snapshot)
 
-    def _saved(self, held: Held[E], saving: "Future[int]") -> None:
+    def _saved(self, held: Held[E], saving: "Future[int]", now_ms: float) -> None:
         snapshot, held.snapshot, held.saving = held.snapshot, None, None
-        error = saving.exception()
-        held.save_failed = error is not None
+        failed, error = held.save_failed, saving.exception()
         if error is not None:
-            self.last_error = f"the checkpoint of partition {held.task.partition} was not written: {error}"
-            logger.error("%s", self.last_error)
+            held.save_failed = failed_again(failed, str(error), now_ms)
+            held.checkpoint_due_ms = held.save_failed.retry_ms
+            logger.error("%s; events go on, and it is tried again", error)
         elif snapshot is not None:
-            held.checkpointed = snapshot.position.offset
+            held.checkpointed, held.current_ms = snapshot.position.offset, held.snapshot_ms
+            held.checkpoint_bytes, held.save_failed = saving.result(), None
+            if failed:
+                seconds = (now_ms - failed.since_ms) / 1000
+                logger.info(
+                    "the checkpoint of partition %d is written again, after %d failures in %.0f s",
+                    held.task.partition,
+                    failed.times,
+                    seconds,
+                )
 
     def _commit(self) -> None:
         offsets = {
@@ -539,7 +578,7 @@ class StreamLoop(Generic[E]):
             self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
 
 
-def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
+def _standing(partition: int, held: Held[Any], now_ms: float) -> dict[str, Any]:
     task = held.task
     done = held.logged_through + 1
     # The end was looked up a moment ago; what is done by now may lie beyond.
@@ -552,4 +591,7 @@ def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
         "watermark_ms": task.watermark_ms,
         "keys": task.keys,
         "state_bytes": task.state_bytes,
+        "checkpoint_age_ms": max(0.0, now_ms - held.current_ms),
+        "checkpoint_bytes": held.checkpoint_bytes,
+        "checkpoint_error": held.save_failed.error if held.save_failed else None,
     }

@@ -34,7 +34,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     `units` are all there are to share out among the workers of its kind: partitions, or "sink/partition" pairs;
     `held` are those that it has its hands on. `standing` has one entry per unit held and ready; `totals` count over the
-    worker's life, `latency` since its last heartbeat that was heard. `breakers` has the state of each model's.
+    worker's life, `latency` since its last heartbeat that was heard. `breakers` has the state of each model's; `error`
+    says why the worker does not hold what it was given.
     """
 
     worker: str
@@ -47,6 +48,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     busy: float
     breakers: dict[str, BreakerState] = {}
     leaving: bool = False
+    error: str | None = None
 
 
 @dataclass
@@ -202,7 +204,8 @@ class Roster:
 
 def _unowned(partition: int) -> dict[str, Any]:
     numbers = ("offset", "end_offset", "lag", "watermark_ms", "keys", "state_bytes", "events_per_s")
-    return {"partition": partition, "worker": None, **dict.fromkeys(numbers)}
+    checkpoint = ("checkpoint_age_ms", "checkpoint_bytes", "checkpoint_error")
+    return {"partition": partition, "worker": None, **dict.fromkeys(numbers + checkpoint)}
 
 
 def _worker(member: Member, now_ms: int) -> dict[str, Any]:
@@ -213,4 +216,5 @@ def _worker(member: Member, now_ms: int) -> dict[str, Any]:
         "heartbeat_age_ms": now_ms - member.heard_ms,
         "busy": round(heartbeat.busy, 3),
         "partitions": heartbeat.held,
+        "error": heartbeat.error,
     }

@@ -107,9 +107,10 @@ class StreamWorker:
             pipeline,
             settings,
             args.topics.decisions,
-            CheckpointStore(args.checkpoints.uri, args.name),
+            CheckpointStore(args.checkpoints.uri, args.name, args.checkpoints.keep),
             args.start,
             consumer,
+            args.checkpoints.on_change,
         )
         self._partitions = SourcePartitions(args.topics, self._opener, consumer, partial(open_admin, args.kafka))
         self._note_partitions(self._partitions.look())
@@ -168,6 +169,7 @@ class StreamWorker:
             "totals": self._loop.totals.counts(),
             "breakers": self._models.breakers() if self._models else {},
             "busy": self._busy,
+            "error": self._loop.opening_error,
         }
 
     def _note_partitions(self, partitions: list[int]) -> None:

@@ -20,6 +20,7 @@ from app.log.frame import LATE, REASONS, DeadLetter, Decided, Frame, FrameHeader
 from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
+from app.runtime.history import Milestone, extended
 from app.runtime.stack import describe_stack, encodable
 from app.sources import Records
 
@@ -28,6 +29,7 @@ CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
 LONG_AGO = np.iinfo(np.int64).min // 2
 SEEN = ".ids/"
 """Stands before the names of a checkpoint's arrays that hold the recent ids; no Features class can be called so."""
+HORIZON = "horizon_ms"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Task(Generic[E]):
         stored = checkpoint.state if checkpoint else {}
         self._states = [_restore(features, settings.allowed_lateness_ms, stored) for features in pipeline.features]
         self._seen = None if settings.deduplicate_ms is None else _restore_seen(settings.deduplicate_ms, stored)
+        self._history = checkpoint.position.history if checkpoint else (Milestone(next_offset, None),)
         if checkpoint and checkpoint.position.max_time_ms is not None:
             self._max_time_ms = checkpoint.position.max_time_ms
 
@@ -215,14 +218,17 @@ class Task(Generic[E]):
                 state[f"{features.__name__}/{name}"] = array
         if self._seen is not None:
             state |= {SEEN + name: array for name, array in self._seen.snapshot().items()}
+            state[SEEN + HORIZON] = np.array([self._settings.deduplicate_ms])
+        max_time_ms = None if self._max_time_ms == LONG_AGO else self._max_time_ms
+        self._history = extended(self._history, self.next_offset, max_time_ms)
         position = Position(
             pipeline=self._settings.pipeline,
-            fingerprint=fingerprint(self._pipeline, self._settings),
             topic=self._settings.topic,
             partition=self.partition,
             offset=self.next_offset,
             log_offset=log_offset,
-            max_time_ms=None if self._max_time_ms == LONG_AGO else self._max_time_ms,
+            max_time_ms=max_time_ms,
+            history=self._history,
         )
         return Checkpoint(position, state)
 
@@ -241,15 +247,6 @@ def warm_up(pipeline: Pipeline[Any]) -> None:
     seen = RecentIds(0)
     seen.mark(columns["id"], columns["time"], columns["time"] > 0)
     RecentIds.restore(0, seen.snapshot())
-
-
-def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:
-    """Changes with the declared features, with the lateness that their state was kept for, and with how long ids are
-    remembered: a checkpoint of others is of no use."""
-    state = [features.fingerprint() for features in pipeline.features]
-    if settings.deduplicate_ms is not None:
-        state.append(f"ids{settings.deduplicate_ms}")
-    return "-".join([*state, str(settings.allowed_lateness_ms)]) if state else "stateless"
 
 
 @dataclass(frozen=True)
@@ -419,6 +416,12 @@ def _dead_letters(records: Records, rejected: Sequence[Rejected]) -> list[DeadLe
         )
         for row, reason, cause in rejected
     ]
+
+
+def remembered_ms(stored: Mapping[str, npt.NDArray[Any]]) -> int | None:
+    """How long ids were remembered when this state was kept; None when they were not."""
+    horizon = stored.get(SEEN + HORIZON)
+    return None if horizon is None else int(horizon[0])
 
 
 def _restore_seen(deduplicate_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> RecentIds:

@@ -87,6 +87,14 @@ def test_budgets_are_milliseconds_by_stage() -> None:
             "args.kafka.extra.a is []; it should be a valid string, or it should be a valid integer",
         ),
         ({"checkpoints": {}}, "args.checkpoints.uri is missing; write it"),
+        (
+            {"checkpoints": {"uri": "x", "keep": 0}},
+            "args.checkpoints.keep is 0; it should be greater than or equal to 1",
+        ),
+        (
+            {"checkpoints": {"uri": "x", "on_change": "drop"}},
+            "args.checkpoints.on_change is 'drop'; it should be 'rebuild', 'rebuild_partly' or 'refuse'",
+        ),
         ({"pipeline": "fraud"}, "args.pipeline is 'fraud'; it should match"),
         ({"pipeline": None}, "args.pipeline is None; it should be a valid string"),
         ({"sinks": []}, "args.sinks is []; it should be a valid dictionary"),

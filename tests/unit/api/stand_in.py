@@ -167,6 +167,9 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
             "events_per_s": 250.0,
             "keys": 120,
             "state_bytes": 4_096,
+            "checkpoint_age_ms": 2_500.0,
+            "checkpoint_bytes": 1_234,
+            "checkpoint_error": None,
         }
         for each in range(PARTITIONS)
     ]
@@ -176,8 +179,22 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
         for each in range(PARTITIONS)
     ]
     workers = [
-        {"id": "stream-1", "kind": "stream", "heartbeat_age_ms": 120.0, "busy": 0.4, "partitions": [0, 1]},
-        {"id": "action-1", "kind": "action", "heartbeat_age_ms": 80.0, "busy": 0.1, "partitions": [0, 1]},
+        {
+            "id": "stream-1",
+            "kind": "stream",
+            "heartbeat_age_ms": 120.0,
+            "busy": 0.4,
+            "partitions": [0, 1],
+            "error": None,
+        },
+        {
+            "id": "action-1",
+            "kind": "action",
+            "heartbeat_age_ms": 80.0,
+            "busy": 0.1,
+            "partitions": [0, 1],
+            "error": None,
+        },
     ]
     return {
         "pipeline": "fraud",

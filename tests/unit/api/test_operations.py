@@ -65,6 +65,8 @@ def test_prometheus_gets_totals_lags_and_workers(client):
     assert found["headrace_late_total", ""] == 4
     assert found["headrace_partition_lag_events", "1"] == 10
     assert found["headrace_partition_watermark_timestamp_seconds", "0"] == 1_700_000_000
+    assert found["headrace_partition_checkpoint_age_seconds", "0"] == 2.5
+    assert found["headrace_partition_checkpoint_bytes", "0"] == 1_234
     assert found["headrace_sink_lag_records", "0,case-system"] == 7
     assert found["headrace_workers", "stream"] == 1
     assert found["headrace_fallbacks_total", "late"] == 2

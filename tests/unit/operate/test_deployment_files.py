@@ -114,7 +114,8 @@ def test_every_requirement_is_pinned() -> None:
 
 def a_status() -> dict[str, Any]:
     spread = {"count": 1, "p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
-    partition = {"partition": 0, "lag": 0, "offset": 1, "watermark_ms": 1, "keys": 1, "state_bytes": 1}
+    numbers = ("lag", "offset", "watermark_ms", "keys", "state_bytes", "checkpoint_age_ms", "checkpoint_bytes")
+    partition = {"partition": 0, **dict.fromkeys(numbers, 1)}
     return {
         "pipeline": "fraud",
         "ready": True,

@@ -63,6 +63,7 @@ def a_status(**changes: Any) -> dict[str, Any]:
                 "lag": 0,
                 "watermark_ms": 0,
                 "keys": 3,
+                "checkpoint_error": None,
             },
             {
                 "partition": 1,
@@ -72,8 +73,10 @@ def a_status(**changes: Any) -> dict[str, Any]:
                 "lag": 0,
                 "watermark_ms": None,
                 "keys": 0,
+                "checkpoint_error": "no space",
             },
         ],
+        "workers": [{"id": "stream-a", "error": None}, {"id": "stream-b", "error": "payments/2 is refused"}],
         "throughput": {"events_per_s": 100.4, "decisions_per_s": 99.6},
         "totals": {
             "events": 10,
@@ -135,6 +138,7 @@ def test_a_status_in_words_has_a_line_for_each_part() -> None:
     lines = list(describe(a_status()))
     assert lines[0] == "fraud: ready"
     assert lines[3] == "partition 0: offset 10 of 10, lag 0, watermark 1970-01-01T00:00:00+00:00, 3 keys, stream-a"
+    assert lines[5:7] == ["partition 1: no space", "worker stream-b: payments/2 is refused"]
     assert lines[-1] == "sink holds[1]: lag None"
 
 

@@ -330,6 +330,22 @@ def test_status_names_each_partition_s_worker_and_forgets_those_who_are_silent()
     assert [each["id"] for each in roster.status(SILENCE_MS + 1)["workers"]] == ["b"]
 
 
+def test_status_says_how_checkpoints_are_and_why_a_worker_cannot_take_up_what_it_was_given() -> None:
+    roster = settled()
+    standing = {
+        "partition": 0,
+        "offset": 1,
+        "checkpoint_age_ms": 5.0,
+        "checkpoint_bytes": 9,
+        "checkpoint_error": "full",
+    }
+    roster.hear(beat("a", ["0"], standing=[standing], error="payments/1 is refused"), 0)
+    status = roster.status(1)
+    names = ("checkpoint_age_ms", "checkpoint_bytes", "checkpoint_error")
+    assert [[row[name] for name in names] for row in status["partitions"][:2]] == [[5.0, 9, "full"], [None] * 3]
+    assert [each["error"] for each in status["workers"]] == ["payments/1 is refused"]
+
+
 def test_latencies_of_all_workers_become_one_board() -> None:
     roster = settled()
     for worker in "ab":

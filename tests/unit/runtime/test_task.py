@@ -25,7 +25,6 @@ from app.runtime.task import (
     Task,
     TaskSettings,
     decide,
-    fingerprint,
     merge_inputs,
     split_outcome,
 )
@@ -476,24 +475,6 @@ def test_forgotten_keys_free_their_memory_and_nothing_else_changes() -> None:
     assert task.keys == 2
     assert part is not None
     assert part.features["payments"].tolist() == [10.0]
-
-
-def test_the_fingerprint_changes_with_the_features_the_lateness_and_how_long_ids_are_remembered() -> None:
-    stateless, later = Pipeline(source=Payment), replace(SETTINGS, allowed_lateness_ms=2 * HOUR_MS)
-    off = replace(SETTINGS, deduplicate_ms=None)
-    prints = [
-        fingerprint(PIPELINE, SETTINGS),
-        fingerprint(PIPELINE, later),
-        fingerprint(PIPELINE, replace(SETTINGS, deduplicate_ms=2 * HOUR_MS)),
-        fingerprint(PIPELINE, off),
-        fingerprint(Pipeline(source=Payment, features=[CardHistory]), SETTINGS),
-        fingerprint(stateless, SETTINGS),
-        fingerprint(stateless, later),
-        fingerprint(stateless, off),
-    ]
-    assert len(set(prints)) == 8
-    assert fingerprint(PIPELINE, replace(SETTINGS, pipeline="other", topic="elsewhere")) == prints[0]
-    assert fingerprint(stateless, off) == fingerprint(stateless, replace(later, deduplicate_ms=None))
 
 
 # Deciding a slice.

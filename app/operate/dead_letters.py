@@ -23,7 +23,7 @@ from app.config import PipelineArgs, load_pipeline
 from app.errors import ConfigError, RetryableActionError
 from app.log.frame import CAUSES
 from app.operate.letter_log import LetterLog
-from app.operate.options import add_kafka_arguments, parse_attempts, parse_when, pipeline_args
+from app.operate.options import add_kafka_arguments, parse_count, parse_when, pipeline_args
 from app.operate.status import format_instant
 from app.sources import open_consumer, open_producer
 
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     replay.add_argument("--again", action="store_true", help="also what was replayed or dropped before")
     replay.add_argument(
         "--most-attempts",
-        type=parse_attempts,
+        type=parse_count,
         default=5,
         metavar="N",
         help="leave what was tried so often, the first time included (default: %(default)s)",

@@ -45,7 +45,7 @@ def parse_rate(text: str) -> float | None:
 def parse_count(text: str) -> int:
     """A whole number, at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of events; write a whole one, like 1000")
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; write a whole number above 0, like 1000")
     return int(text)
 
 
@@ -60,13 +60,6 @@ def parse_when(text: str) -> int:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write 10m or 2026-01-31T12:00") from error
     return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def parse_attempts(text: str) -> int:
-    """A whole number, at least 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of attempts; write a whole one, like 5")
-    return int(text)
 
 
 def pipeline_args(options: argparse.Namespace) -> PipelineArgs:

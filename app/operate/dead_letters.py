@@ -174,7 +174,7 @@ def spell_out(described: Mapping[str, Any]) -> Iterator[str]:
 def _select(log: LetterLog, options: argparse.Namespace) -> list[Case]:
     wanted = Filter(tuple(options.ids), options.reason, options.sink, options.since, options.until)
     if wanted.is_empty and not options.all:
-        raise ConfigError("which letters? give their ids, a filter like --reason late, or --all for every open one")
+        raise ConfigError("which letters? give their ids, a filter like --reason parse, or --all for every open one")
     return wanted.select(_read(log, None if options.ids else options.since))
 
 

@@ -45,14 +45,18 @@ class Line:
         self.config = folder / "fraud.yaml"
         text = (ROOT / "config" / "fraud.yaml").read_text()
         text = text.replace("source: payments #", f"source: {source}\n        decisions: {source}.decisions\n#")
-        text = text.replace("partitions: 4", f"dead_letters: {source}.dead\n        partitions: {PARTITIONS}")
+        text = text.replace(
+            "partitions: 4",
+            f"dead_letters: {source}.dead\n        late: {source}.late\n        partitions: {PARTITIONS}",
+        )
         text = text.replace("${CASE_SYSTEM_URL:-off}", receiver.url).replace("topic: holds", "topic: off")
         self.config.write_text(text.replace("dsn: ${FRAUD_DB:-sqlite:///.headrace/fraud.db}", "dsn: off"))
         self.args = read_args(self.config, "fraud", bootstrap)
         self.topics = self.args.topics
         self.bootstrap = bootstrap
         with closing(open_admin(self.args.kafka)) as admin:
-            names = (self.topics.source, self.topics.decisions, self.topics.dead_letters)
+            topics = self.topics
+            names = (topics.source, topics.decisions, topics.dead_letters, topics.late)
             admin.ensure_topics(dict.fromkeys(names, PARTITIONS))
         self.consumer = open_consumer(self.args.kafka)
         self.producer = open_producer(self.args.kafka, linger_ms=1)
@@ -76,7 +80,7 @@ class Line:
             for records in self.read(self.topics.source, partition):
                 part = task.admit(records)
                 if part is not None:
-                    frame = decide(fraud, self.settings, part, Outcome({}, {}, "fallback"), STAGES)
+                    frame = decide(fraud, self.settings, part, Outcome({}, {}, "fallback-failed"), STAGES)
                     header, value = encode_frame(frame)
                     self.producer.send(self.topics.decisions, value, partition=partition, headers=[header])
             self.decided[partition] = task.next_offset - 1
@@ -85,10 +89,11 @@ class Line:
 
     def _act(self) -> None:
         kafka = Kafka(
-            self.topics.decisions,
-            self.topics.dead_letters,
-            partial(open_consumer, self.args.kafka),
-            partial(open_producer, self.args.kafka, linger_ms=1),
+            decisions=self.topics.decisions,
+            dead_letters=self.topics.dead_letters,
+            late=self.topics.late,
+            open_consumer=partial(open_consumer, self.args.kafka),
+            open_producer=partial(open_producer, self.args.kafka, linger_ms=1),
         )
         logs = [TopicPartition(self.topics.decisions, each) for each in range(PARTITIONS)]
         ends = {log.partition: end for log, end in self.consumer.end_offsets(logs).items()}
@@ -253,7 +258,7 @@ def test_a_sink_that_is_away_is_said_so_and_its_letters_stay(
     ("arguments", "message"),
     [
         (("show", "0/99"), "there is no dead letter '0/99'; `python -m app dead-letters ls` lists"),
-        (("replay",), "which letters? give their ids, a filter like --reason late, or --all"),
+        (("replay",), "which letters? give their ids, a filter like --reason parse, or --all"),
         (("drop",), "which letters?"),
     ],
 )

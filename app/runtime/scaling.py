@@ -13,7 +13,8 @@ In the YAML, in place of `num_replicas`:
         policy_kwargs: {catch_up_s: 30}
 
 Serve keeps the number within min and max, and waits for its delays before it follows. Its controller gets this module
-by value and has no `app` to import from: nothing but the standard library may be imported here.
+by value and has no `app` to import from: nothing but the standard library may be imported here. Its command line
+imports it by name, and does not look into the folder it is in: `PYTHONPATH=. serve deploy …`.
 """
 
 import math
@@ -148,18 +149,18 @@ class ScaleByLag:
         for name in limits:
             if name not in known:
                 raise ValueError(f"nothing is called {name!r} here; known here: {', '.join(known)}")
-        self._limits = Limits(**limits)
+        self.limits = Limits(**limits)
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """The number of workers that is wanted now, and what is to be remembered."""
         capacity = context.policy_state.get("capacity")
         load = observe(_series(context.raw_metrics), context.current_num_replicas)
         changes_s = [at_s for at_s in (context.last_scale_up_time, context.last_scale_down_time) if at_s is not None]
-        settled = context.current_time - max(changes_s, default=0.0) >= self._limits.settle_s
+        settled = context.current_time - max(changes_s, default=0.0) >= self.limits.settle_s
         if load is None or not settled or context.current_num_replicas != context.target_num_replicas:
             return context.target_num_replicas, {"capacity": capacity}
-        capacity = learn_capacity(replace(load, capacity=capacity), self._limits)
-        return wanted_workers(replace(load, capacity=capacity), self._limits), {"capacity": capacity}
+        capacity = learn_capacity(replace(load, capacity=capacity), self.limits)
+        return wanted_workers(replace(load, capacity=capacity), self.limits), {"capacity": capacity}
 
 
 def _series(metrics: Mapping[str, Mapping[Any, Sequence[Any]]]) -> Series:

@@ -83,6 +83,15 @@ def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mappi
     return [*sinks, _rejects(name)]
 
 
+def switched_off(pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the sinks that the YAML switches off."""
+    return frozenset(sink.name for _, sink in pipeline.sinks.values() if _is_off(sink, settings.get(sink.name, {})))
+
+
+def _is_off(sink: Sink, values: Mapping[str, Any]) -> bool:
+    return values.get(KINDS[type(sink)].address) in OFF
+
+
 class _Place(NamedTuple):
     """Where in a pipeline a sink stands."""
 
@@ -113,7 +122,7 @@ def _build(place: _Place, values: Mapping[str, Any]) -> list[RunnableSink]:
     if kind is None:
         known = ", ".join(each.__name__ for each in KINDS)
         raise DeclarationError(f"the sink {sink.name!r} is a {type(sink).__name__}; declare one of {known}")
-    if values.get(kind.address) in OFF:
+    if _is_off(sink, values):
         return []
     settings = _load(kind.settings, {**kind.defaults(sink.name), **values}, join_path("sinks", sink.name))
     by = place.pipeline.by

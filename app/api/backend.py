@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from app.actions.build import switched_off
 from app.api.decision import Sinks
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
@@ -26,10 +27,14 @@ SEARCHES = 2
 
 @dataclass(frozen=True)
 class Backend:
-    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life."""
+    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life.
+
+    `off` are the names of the sinks that the YAML switches off.
+    """
 
     name: str
     pipeline: Pipeline[Any]
+    off: Collection[str]
     status: StatusCache
     recent: RecentDecisions
     tail: DecisionTail
@@ -48,7 +53,7 @@ class Backend:
 
     async def sinks(self) -> Sinks:
         """Where the sinks stand; unknown while the coordinator does not answer."""
-        return Sinks(self.pipeline.actions, await self.status.get_if_available())
+        return Sinks(self.pipeline.actions, self.off, await self.status.get_if_available())
 
     def start(self) -> None:
         self.tail.start()
@@ -81,6 +86,7 @@ def connect(
     return Backend(
         name=args.name,
         pipeline=pipeline,
+        off=switched_off(pipeline, args.sinks),
         status=StatusCache(fetch_status),
         recent=recent,
         tail=DecisionTail(open_reader, topics.decisions, recent),

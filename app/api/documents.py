@@ -13,9 +13,9 @@ class Delivery(BaseModel):
     """How far one sink is with one action."""
 
     sink: str
-    state: Literal["done", "pending", "unknown"] = Field(
-        description="done: the sink has applied this offset; unknown: the coordinator does not answer, or no worker "
-        "reports on the sink"
+    state: Literal["done", "pending", "off", "unknown"] = Field(
+        description="done: the sink has applied this offset; off: the sink is switched off; unknown: the coordinator "
+        "does not answer, or no worker reports on the sink"
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.actions.action import Decision, Sink
-from app.actions.build import build_sinks
+from app.actions.build import build_sinks, switched_off
 from app.actions.post import Post
 from app.actions.publish import Publish
 from app.actions.upsert import Upsert
@@ -42,6 +42,11 @@ def test_a_sink_commits_to_a_group_of_its_own() -> None:
 @pytest.mark.parametrize(("sink", "address"), [(Publish("x"), "topic"), (Post("x"), "url"), (Upsert("x"), "dsn")])
 def test_a_sink_whose_address_is_off_is_not_run(sink: Sink, address: str, off: Any) -> None:
     assert names(pipeline(sink), {"x": {address: off}}) == ["dead-letters"]
+
+
+def test_what_is_off_is_told_by_name() -> None:
+    sinks = pipeline(Publish("a"), Post("b"), Upsert("c"))
+    assert switched_off(sinks, {"a": {"topic": "off"}, "b": {"url": "http://h"}, "c": {"dsn": False}}) == {"a", "c"}
 
 
 @pytest.mark.parametrize(

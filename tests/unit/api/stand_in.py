@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -202,12 +202,15 @@ class Coordinator:
         return self.document
 
 
-def make_backend(broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
+def make_backend(
+    broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator, *, off: Collection[str] = ()
+) -> Backend:
     """A whole backend over logs in memory."""
     recent = RecentDecisions()
     return Backend(
         name="fraud",
         pipeline=fraud,
+        off=off,
         status=StatusCache(coordinator.status),
         recent=recent,
         tail=DecisionTail(lambda: WaitingConsumer(broker), DECISIONS, recent),

@@ -11,10 +11,11 @@ import msgspec
 from pydantic import Field
 
 from app.actions.action import Delivery, Sink
+from app.actions.attempts import Attempts, FailedAttemptError
 from app.actions.dead_letters import DeadLetters
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.config import DurationMs, Settings
-from app.errors import ActionError, BrokerError, RetryableActionError
+from app.errors import ActionError, BrokerError, RetryableActionError, SinkAwayError
 from app.units import parse_duration_ms
 
 BUSY = {429, 503}
@@ -54,10 +55,6 @@ class RefusedError(ActionError):
     """The receiver will not take this action, however often it is asked."""
 
 
-class FailedAttemptError(RetryableActionError):
-    """The receiver failed on this action; it counts as an attempt."""
-
-
 class Poster(SinkWriter[Delivery]):
     """See Post. `halt` ends a batch between two requests."""
 
@@ -73,8 +70,7 @@ class Poster(SinkWriter[Delivery]):
     ) -> None:
         self._url = httpx.URL(settings.url)
         self._receiver = f"{self._url.scheme}://{self._url.netloc.decode()}"  # paths can hold secrets
-        self._attempts = settings.attempts
-        self._dead_letters = dead_letters
+        self._attempts = Attempts(settings.attempts, dead_letters)
         self._halt = halt
         self._clock_s = clock
         headers = {"Content-Type": "application/json", **settings.headers}
@@ -85,7 +81,6 @@ class Poster(SinkWriter[Delivery]):
             transport=transport,
         )
         self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
-        self._failures: dict[int, tuple[str, int]] = {}
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:
         """Moves each partition as far as a second allows."""
@@ -105,37 +100,29 @@ class Poster(SinkWriter[Delivery]):
 
     def _deliver(self, delivery: Delivery) -> bool:
         """Whether it became a dead letter. Raises RetryableActionError when it is still to be delivered."""
-        failures = self._failures_of(delivery)
         try:
             self._post(delivery)
         except FailedAttemptError as error:
-            self._failures[delivery.partition] = (delivery.key, failures + 1)
-            if failures + 1 < self._attempts:
-                raise
-            self._dead_letters.send(delivery, str(error), failures + 1)
-            return True
+            self._attempts.failed(delivery, error)
         except RefusedError as error:
-            self._dead_letters.send(delivery, str(error), failures + 1)
-            return True
-        return False
-
-    def _failures_of(self, delivery: Delivery) -> int:
-        key, failures = self._failures.get(delivery.partition, ("", 0))
-        return failures if key == delivery.key else 0
+            self._attempts.refused(delivery, str(error))
+        else:
+            return False
+        return True
 
     def _post(self, delivery: Delivery) -> None:
         body = msgspec.json.encode(delivery.fields)
         try:
             answer = self._client.post(self._url, content=body, headers={"Idempotency-Key": delivery.key})
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise RetryableActionError(f"{self._receiver} is out of reach: {error!r}") from error
+            raise SinkAwayError(f"{self._receiver} is out of reach: {error!r}") from error
         except httpx.HTTPError as error:
             raise FailedAttemptError(f"{self._receiver} gave no answer: {error!r}") from error
         if answer.is_success:
             return
         said = f"{self._receiver} answered {answer.status_code} {answer.reason_phrase}".rstrip()
         if answer.status_code in BUSY:
-            raise RetryableActionError(said)
+            raise SinkAwayError(said)
         if answer.status_code in PASSING or answer.is_server_error:
             raise FailedAttemptError(said)
         raise RefusedError(said)
@@ -143,4 +130,4 @@ class Poster(SinkWriter[Delivery]):
     def close(self) -> None:
         self._threads.shutdown()
         self._client.close()
-        self._dead_letters.close()
+        self._attempts.close()

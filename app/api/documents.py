@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.actions.breaker import BreakerState
 from app.latency import Stage
 
 Scalar = str | int | float | bool | None
@@ -155,6 +156,10 @@ class SinkStatus(BaseModel):
     worker: str | None
     applied: int | None = Field(description="the last source offset whose actions it has")
     lag: int | None = Field(description="records of the decision log that it has not read")
+    retries: int = Field(description="failures in a row; 0 while all goes well")
+    breaker: BreakerState = Field(
+        description="open: the sink is away, and nothing is tried for a while; half-open: one partition is trying"
+    )
     error: str | None
 
 

@@ -61,6 +61,8 @@ class SinkThread:
                 "partition": partition,
                 "applied": each.applied,
                 "lag": each.lag,
+                "retries": max(each.retries, status.retries),
+                "breaker": status.breaker,
                 "error": each.error or status.error,
             }
             for partition, each in status.partitions.items()

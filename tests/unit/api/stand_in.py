@@ -150,7 +150,16 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
         for each in range(PARTITIONS)
     ]
     sinks = [
-        {"sink": name, "partition": each, "worker": "action-1", "applied": 900, "lag": lag, "error": None}
+        {
+            "sink": name,
+            "partition": each,
+            "worker": "action-1",
+            "applied": 900,
+            "lag": lag,
+            "retries": 0,
+            "breaker": "closed",
+            "error": None,
+        }
         for name, lag in (("holds", 0), ("case-system", 7), ("scores", 0))
         for each in range(PARTITIONS)
     ]

@@ -119,7 +119,7 @@ def a_status() -> dict[str, Any]:
         "ready": True,
         "totals": {"events": 1, "decisions": 1, "dead_letters": 0, "actions": 0, "fallbacks": 0},
         "partitions": [partition],
-        "sinks": [{"sink": "holds", "partition": 0, "lag": 0}],
+        "sinks": [{"sink": "holds", "partition": 0, "lag": 0, "retries": 0, "breaker": "closed"}],
         "workers": [{"kind": "stream"}],
         "stages": {stage: {**spread, "budget_ms": 10, "alert": False} for stage in STAGES},
         "histograms": {stage: Histogram().to_dict() for stage in STAGES},

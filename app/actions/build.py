@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from app.actions.action import Action, Decision, Sink
+from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
@@ -191,7 +192,9 @@ def _poster(place: _Place, settings: PostSettings) -> OpenWriter:
 def _upserter(place: _Place, settings: UpsertSettings) -> OpenWriter:
     scores = [score for model in place.pipeline.models.values() for score in model_class(model).outputs]
     table = table_of(place.action, settings.table, place.sink.key, scores)
-    return lambda kafka, halt: Upserter(place.group, database_of(settings.dsn), table, _dead_letters(place, kafka))
+    return lambda kafka, halt: Upserter(
+        place.group, database_of(settings.dsn), table, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
 
 
 def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:

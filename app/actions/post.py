@@ -99,7 +99,9 @@ class Poster(SinkWriter[Delivery]):
         return Outcome(batch.end, None, dead_letters)
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Whether it became a dead letter. Raises RetryableActionError when it is still to be delivered."""
+        """Whether it became a dead letter now. Raises RetryableActionError when it is still to be delivered."""
+        if self._attempts.is_given_up(delivery):
+            return False
         try:
             self._post(delivery)
         except FailedAttemptError as error:

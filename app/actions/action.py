@@ -30,14 +30,15 @@ class Delivery(NamedTuple):
     """One action of one event, on its way to one sink.
 
     `key` is the idempotency key `pipeline/partition/offset/action-index`: the same whenever and by whomever the same
-    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source. `fields` are the
-    action's own, plus `type`; of a Decision: type, id, time, each score by its name, reason.
+    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source, `append_ms` says
+    since when. `fields` are the action's own, plus `type`; of a Decision: type, id, time, each score, reason.
     """
 
     key: str
     topic: str
     partition: int
     offset: int
+    append_ms: int
     event_key: str | None
     fields: dict[str, Any]
 

@@ -14,6 +14,7 @@ from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
 from app.actions.publish import Publish, Publisher, PublishSettings
+from app.actions.redis import HashWriter, Redis, RedisSettings, check_key
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
 from app.actions.table import table_of
 from app.actions.upsert import Upsert, Upserter, UpsertSettings, database_of
@@ -197,6 +198,13 @@ def _upserter(place: _Place, settings: UpsertSettings) -> OpenWriter:
     )
 
 
+def _hash_writer(place: _Place, settings: RedisSettings) -> OpenWriter:
+    check_key(place.action, place.sink)
+    return lambda kafka, halt: HashWriter(
+        place.group, place.sink.key, settings, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
+
+
 def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
     return DeadLetters(place.sink.name, kafka.dead_letters, kafka.open_producer)
 
@@ -204,5 +212,6 @@ def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
 KINDS: Mapping[type[Sink], _Kind] = {
     Publish: _Kind(PublishSettings, "topic", lambda name: {"topic": name}, _publisher),
     Post: _Kind(PostSettings, "url", lambda name: {}, _poster),
+    Redis: _Kind(RedisSettings, "url", lambda name: {"prefix": f"{name}:"}, _hash_writer),
     Upsert: _Kind(UpsertSettings, "dsn", lambda name: {"table": name.replace("-", "_")}, _upserter),
 }

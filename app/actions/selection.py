@@ -48,6 +48,7 @@ class OneAction(Selection[Delivery]):
                         header.topic,
                         header.partition,
                         offset,
+                        int(decided.append_ms[row]),
                         _event_key(frame, self._by, row),
                         fields,
                     )
@@ -75,6 +76,7 @@ class EveryDecision(Selection[Delivery]):
                 header.topic,
                 header.partition,
                 offset,
+                int(decided.append_ms[row]),
                 _event_key(frame, self._by, row),
                 {"type": "Decision", **fields, "reason": REASONS[decided.reasons[row]]},
             )

@@ -45,7 +45,10 @@ def open_upserter(postgres: str, kafka: MemoryKafka, key: str = "name") -> Upser
 
 
 def deliveries(*rows: dict[str, Any], first: int = 0) -> list[Delivery]:
-    return [Delivery(f"fraud/0/{at}/0", "payments", 0, at, None, {**GOOD, **row}) for at, row in enumerate(rows, first)]
+    return [
+        Delivery(f"fraud/0/{at}/0", "payments", 0, at, 1_000, None, {**GOOD, **row})
+        for at, row in enumerate(rows, first)
+    ]
 
 
 def write(upserter: Upserter, start: Position, given: list[Delivery]) -> Any:

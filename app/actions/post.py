@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Annotated
 
 import httpx
@@ -13,6 +13,7 @@ from pydantic import Field
 from app.actions.action import Delivery, Sink
 from app.actions.attempts import Attempts, FailedAttemptError
 from app.actions.dead_letters import DeadLetters
+from app.actions.position import Position
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.config import DurationMs, Settings
 from app.errors import ActionError, BrokerError, RetryableActionError, SinkAwayError
@@ -24,6 +25,9 @@ PASSING = {408, 425, *BUSY}
 STEP_MS = 1_000
 """Deliveries of a partition go on for this long before the loop looks at its assignment again."""
 MOST_PARTITIONS_AT_ONCE = 16
+LOOK_S = 0.25
+"""How often a write that waits for answers looks whether it is to end."""
+LAST_WAIT_S = 5.0
 
 
 class Post(Sink, frozen=True):
@@ -40,14 +44,15 @@ class Post(Sink, frozen=True):
 class PostSettings(Settings):
     """url:      where to; "off" does not run the sink.
     headers:  sent along, like an Authorization.
-    timeout:  for the connection and for each wait for the answer.
+    timeout:  for the connection and for each wait for the answer; 30 s at most, half of what a sink may take until its
+              worker counts as stalled.
     attempts: how often an action is tried that the receiver fails on, before it becomes a dead letter; 20 are about
               4 minutes with the waits in between.
     """
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
     headers: Mapping[str, str] = {}
-    timeout_ms: DurationMs = Field(default=parse_duration_ms("5s"), alias="timeout")
+    timeout_ms: DurationMs = Field(default=parse_duration_ms("5s"), le=30_000, alias="timeout")
     attempts: int = Field(default=20, ge=1)
 
 
@@ -80,16 +85,37 @@ class Poster(SinkWriter[Delivery]):
             limits=httpx.Limits(max_connections=MOST_PARTITIONS_AT_ONCE),
             transport=transport,
         )
+        self._reached: dict[int, Position] = {}
         self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:
-        """Moves each partition as far as a second allows."""
+        """Moves each partition as far as a second allows. A request that is under way when `halt` is set has 5 s more;
+        then it is left behind, to be repeated with the same key by whoever is next."""
         until_s = self._clock_s() + STEP_MS / 1000
-        return list(self._threads.map(lambda batch: self._post_in_order(batch, until_s), batches))
+        self._reached |= {batch.partition: batch.start for batch in batches}
+        answers = {
+            batch.partition: self._threads.submit(self._post_in_order, batch, until_s)
+            for batch in batches
+            if batch.deliveries
+        }
+        self._wait_for(answers.values())
+        return [self._outcome(batch, answers.get(batch.partition)) for batch in batches]
+
+    def _wait_for(self, answers: Collection[Future[Outcome]]) -> None:
+        while not self._halt.is_set():
+            if not wait(answers, LOOK_S).not_done:
+                return
+        wait(answers, LAST_WAIT_S)
+
+    def _outcome(self, batch: Batch[Delivery], answer: Future[Outcome] | None) -> Outcome:
+        if answer is None:
+            return Outcome(batch.end)
+        return answer.result() if answer.done() else Outcome(self._reached[batch.partition])
 
     def _post_in_order(self, batch: Batch[Delivery], until_s: float) -> Outcome:
         dead_letters = 0
         for delivery in batch.deliveries:
+            self._reached[batch.partition] = batch.before(delivery)
             if self._halt.is_set() or self._clock_s() > until_s:
                 return Outcome(batch.before(delivery), None, dead_letters)
             try:
@@ -130,6 +156,6 @@ class Poster(SinkWriter[Delivery]):
         raise RefusedError(said)
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
         self._attempts.close()

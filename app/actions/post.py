@@ -8,7 +8,7 @@ from typing import Annotated
 
 import httpx
 import msgspec
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from app.actions.action import Delivery, Sink
 from app.actions.attempts import Attempts, FailedAttemptError
@@ -28,6 +28,7 @@ MOST_PARTITIONS_AT_ONCE = 16
 LOOK_S = 0.25
 """How often a write that waits for answers looks whether it is to end."""
 LAST_WAIT_S = 5.0
+LONGEST_TIMEOUT_MS = 30_000
 
 
 class Post(Sink, frozen=True):
@@ -52,8 +53,15 @@ class PostSettings(Settings):
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
     headers: Mapping[str, str] = {}
-    timeout_ms: DurationMs = Field(default=parse_duration_ms("5s"), le=30_000, alias="timeout")
+    timeout_ms: DurationMs = Field(default=parse_duration_ms("5s"), alias="timeout")
     attempts: int = Field(default=20, ge=1)
+
+    @field_validator("timeout_ms")
+    @classmethod
+    def _is_no_stall(cls, timeout_ms: int) -> int:
+        if timeout_ms > LONGEST_TIMEOUT_MS:
+            raise ValueError(f"{timeout_ms / 1000:g} s is too long; write 30s or less")
+        return timeout_ms
 
 
 class RefusedError(ActionError):

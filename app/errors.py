@@ -67,4 +67,8 @@ class ActionError(HeadraceError):
 
 
 class RetryableActionError(ActionError):
-    """The sink is away or busy; the same action may succeed later."""
+    """The action is still to be carried out: the same one may succeed later."""
+
+
+class SinkAwayError(RetryableActionError):
+    """The sink is out of reach, busy or full: no action would succeed now, of whatever partition."""

@@ -39,9 +39,9 @@ class Delivery(NamedTuple):
     topic: str
     partition: int
     offset: int
+    append_ms: int
     event_key: str | None
     fields: dict[str, Any]
-    append_ms: int | None = None
 
 
 def idempotency_key(pipeline: str, partition: int, offset: int, index: int | str) -> str:

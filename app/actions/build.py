@@ -8,12 +8,14 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from app.actions.action import Action, Decision, Sink
+from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
 from app.actions.publish import Publish, Publisher, PublishSettings
+from app.actions.redis import HashWriter, Redis, RedisSettings, check_key
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
 from app.actions.table import table_of
 from app.actions.upsert import Upsert, Upserter, UpsertSettings, database_of
@@ -90,6 +92,15 @@ def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mappi
     return [*sinks, rejects, late]
 
 
+def switched_off(pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the sinks that the YAML switches off."""
+    return frozenset(sink.name for _, sink in pipeline.sinks.values() if _is_off(sink, settings.get(sink.name, {})))
+
+
+def _is_off(sink: Sink, values: Mapping[str, Any]) -> bool:
+    return values.get(KINDS[type(sink)].address) in OFF
+
+
 class _Place(NamedTuple):
     """Where in a pipeline a sink stands."""
 
@@ -120,7 +131,7 @@ def _build(place: _Place, values: Mapping[str, Any]) -> list[RunnableSink]:
     if kind is None:
         known = ", ".join(each.__name__ for each in KINDS)
         raise DeclarationError(f"the sink {sink.name!r} is a {type(sink).__name__}; declare one of {known}")
-    if values.get(kind.address) in OFF:
+    if _is_off(sink, values):
         return []
     settings = _load(kind.settings, {**kind.defaults(sink.name), **values}, join_path("sinks", sink.name))
     by = place.pipeline.by
@@ -189,7 +200,16 @@ def _poster(place: _Place, settings: PostSettings) -> OpenWriter:
 def _upserter(place: _Place, settings: UpsertSettings) -> OpenWriter:
     scores = [score for model in place.pipeline.models.values() for score in model_class(model).outputs]
     table = table_of(place.action, settings.table, place.sink.key, scores)
-    return lambda kafka, halt: Upserter(place.group, database_of(settings.dsn), table, _dead_letters(place, kafka))
+    return lambda kafka, halt: Upserter(
+        place.group, database_of(settings.dsn), table, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
+
+
+def _hash_writer(place: _Place, settings: RedisSettings) -> OpenWriter:
+    check_key(place.action, place.sink)
+    return lambda kafka, halt: HashWriter(
+        place.group, place.sink.key, settings, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
 
 
 def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
@@ -199,5 +219,6 @@ def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
 KINDS: Mapping[type[Sink], _Kind] = {
     Publish: _Kind(PublishSettings, "topic", lambda name: {"topic": name}, _publisher),
     Post: _Kind(PostSettings, "url", lambda name: {}, _poster),
+    Redis: _Kind(RedisSettings, "url", lambda name: {"prefix": f"{name}:"}, _hash_writer),
     Upsert: _Kind(UpsertSettings, "dsn", lambda name: {"table": name.replace("-", "_")}, _upserter),
 }

@@ -59,7 +59,8 @@ class Letter(msgspec.Struct, frozen=True, gc=False):
             key = None if self.key is None else self.key.decode()
         except ValueError as error:
             raise ActionError(f"the letter {self.id} holds no action: {error}; drop it") from error
-        return Delivery(self.idempotency_key, self.topic, self.partition, self.offset, key, fields, self.append_ms)
+        since_ms = self.written_ms if self.append_ms is None else self.append_ms
+        return Delivery(self.idempotency_key, self.topic, self.partition, self.offset, since_ms, key, fields)
 
 
 class Marker(msgspec.Struct, frozen=True, omit_defaults=True):

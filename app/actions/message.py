@@ -32,9 +32,12 @@ def action_message(delivery: Delivery) -> Message:
 def failure_message(delivery: Delivery, reason: str, attempts: int) -> Message:
     """A delivery that its sink refused for good."""
     key, value, _ = action_message(delivery)
-    headers = [("reason", reason.encode()), ("attempts", b"%d" % attempts), ("cause", b"sink")]
-    if delivery.append_ms is not None:
-        headers.append(("append-ms", b"%d" % delivery.append_ms))
+    headers = [
+        ("reason", reason.encode()),
+        ("attempts", b"%d" % attempts),
+        ("cause", b"sink"),
+        ("append-ms", b"%d" % delivery.append_ms),
+    ]
     return Message(key, value, headers)
 
 

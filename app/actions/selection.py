@@ -48,9 +48,9 @@ class OneAction(Selection[Delivery]):
                         header.topic,
                         header.partition,
                         offset,
+                        int(decided.append_ms[row]),
                         _event_key(frame, self._by, row),
                         fields,
-                        int(decided.append_ms[row]),
                     )
 
 
@@ -76,9 +76,9 @@ class EveryDecision(Selection[Delivery]):
                 header.topic,
                 header.partition,
                 offset,
+                int(decided.append_ms[row]),
                 _event_key(frame, self._by, row),
                 {"type": "Decision", **fields, "reason": REASONS[decided.reasons[row]]},
-                int(decided.append_ms[row]),
             )
 
 

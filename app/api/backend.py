@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from app.actions.build import switched_off
 from app.api.decision import Sinks
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
@@ -27,10 +28,14 @@ SEARCHES = 2
 
 @dataclass(frozen=True)
 class Backend:
-    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life."""
+    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life.
+
+    `off` are the names of the sinks that the YAML switches off.
+    """
 
     name: str
     pipeline: Pipeline[Any]
+    off: Collection[str]
     status: StatusCache
     recent: RecentDecisions
     tail: LogTail
@@ -51,7 +56,7 @@ class Backend:
 
     async def sinks(self) -> Sinks:
         """Where the sinks stand; unknown while the coordinator does not answer."""
-        return Sinks(self.pipeline.actions, await self.status.get_if_available())
+        return Sinks(self.pipeline.actions, self.off, await self.status.get_if_available())
 
     @property
     def alive(self) -> bool:
@@ -93,6 +98,7 @@ def connect(
     return Backend(
         name=args.name,
         pipeline=pipeline,
+        off=switched_off(pipeline, args.sinks),
         status=StatusCache(fetch_status),
         recent=recent,
         tail=LogTail(open_reader, topics.decisions, recent),

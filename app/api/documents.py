@@ -15,9 +15,9 @@ class Delivery(BaseModel):
     """How far one sink is with one action."""
 
     sink: str
-    state: Literal["done", "pending", "unknown"] = Field(
-        description="done: the sink has applied this offset; unknown: the coordinator does not answer, or no worker "
-        "reports on the sink"
+    state: Literal["done", "pending", "off", "unknown"] = Field(
+        description="done: the sink has applied this offset; off: the sink is switched off; unknown: the coordinator "
+        "does not answer, or no worker reports on the sink"
     )
 
 
@@ -218,6 +218,10 @@ class SinkStatus(BaseModel):
     worker: str | None
     applied: int | None = Field(description="the last source offset whose actions it has")
     lag: int | None = Field(description="records of the decision log that it has not read")
+    retries: int = Field(description="failures in a row; 0 while all goes well")
+    breaker: BreakerState = Field(
+        description="open: the sink is away, and nothing is tried for a while; half-open: one partition is trying"
+    )
     error: str | None
 
 

@@ -56,7 +56,7 @@ class StatusCollector(Collector):
         yield from self._totals()
         yield from self._partitions()
         yield self._breakers()
-        yield self._sink_lag()
+        yield from self._sinks()
         yield self._workers()
         yield self._latency()
         yield from self._budgets()
@@ -89,14 +89,16 @@ class StatusCollector(Collector):
             ]
             yield self._gauge(f"partition_{name}", text, ["partition"], samples)
 
-    def _sink_lag(self) -> Metric:
-        samples = [
-            ([each["sink"], str(each["partition"])], each["lag"])
-            for each in self._status["sinks"]
-            if each["lag"] is not None
-        ]
+    def _sinks(self) -> Iterator[Metric]:
+        sinks = [([each["sink"], str(each["partition"])], each) for each in self._status["sinks"]]
+        lags = [(labels, each["lag"]) for labels, each in sinks if each["lag"] is not None]
         text = "Records of the decision log that the sink has not read."
-        return self._gauge("sink_lag_records", text, ["sink", "partition"], samples)
+        yield self._gauge("sink_lag_records", text, ["sink", "partition"], lags)
+        retries = [(labels, each["retries"]) for labels, each in sinks]
+        yield self._gauge("sink_retries", "Failures of the sink in a row.", ["sink", "partition"], retries)
+        away = [(labels, each["breaker"] != "closed") for labels, each in sinks]
+        text = "1 while the sink is away, and the partition waits or is the one that asks after it."
+        yield self._gauge("sink_away", text, ["sink", "partition"], away)
 
     def _workers(self) -> Metric:
         kinds = [each["kind"] for each in self._status["workers"]]

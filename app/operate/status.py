@@ -59,9 +59,14 @@ def describe(status: Mapping[str, Any]) -> Iterator[str]:
             alert = f", above its budget of {stage['budget_ms']} ms" if stage["alert"] else ""
             yield f"{name}: p50 {stage['p50_ms']:.1f} ms, p99 {stage['p99_ms']:.1f} ms{alert}"
     for sink in status["sinks"]:
-        yield f"sink {sink['sink']}[{sink['partition']}]: lag {sink['lag']}" + (
-            f", {sink['error']}" if sink["error"] else ""
-        )
+        yield f"sink {sink['sink']}[{sink['partition']}]: lag {sink['lag']}" + _trouble(sink)
+
+
+def _trouble(sink: Mapping[str, Any]) -> str:
+    if not sink["error"]:
+        return ""
+    away = "" if sink["breaker"] == "closed" else "away, "
+    return f", {away}{sink['retries']} retries: {sink['error']}"
 
 
 def format_instant(time_ms: int | None) -> str:

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -51,8 +52,10 @@ class SinkThread:
         self._stopping.set()
         self.loop.stop()
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether it has ended."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def standing(self) -> list[dict[str, Any]]:
         """Where the sink is in each of its partitions."""
@@ -63,6 +66,8 @@ class SinkThread:
                 "partition": partition,
                 "applied": each.applied,
                 "lag": each.lag,
+                "retries": max(each.retries, status.retries),
+                "breaker": status.breaker,
                 "error": each.error or status.error,
             }
             for partition, each in status.partitions.items()
@@ -82,6 +87,21 @@ class SinkThread:
             self.died = error
             logger.exception("sink %s has ended; it goes on elsewhere from its cursor", self.sink)
             raise
+
+
+def drain(threads: Collection[SinkThread], timeout_s: float) -> list[str]:
+    """Lets every sink finish what it is carrying out and save its cursor, all within `timeout_s`.
+
+    Returns the sinks that hang. Their cursors stand before what they hang in, or in the database, in the same
+    transaction with it.
+    """
+    for thread in threads:
+        thread.stop()
+    deadline_s = time.monotonic() + timeout_s
+    hanging = [thread.sink for thread in threads if not thread.join(max(0.0, deadline_s - time.monotonic()))]
+    if hanging:
+        logger.warning("not over within %g s, and left behind: %s", timeout_s, ", ".join(hanging))
+    return hanging
 
 
 @serve.deployment(
@@ -135,14 +155,11 @@ class ActionWorker:
                 raise RuntimeError(f"sink {thread.sink} has not come round for {silent_s:.0f} s")
 
     async def __del__(self) -> None:
-        """Drains: carries out what is begun, saves every cursor, hands the partitions over."""
+        """Drains: carries out what is begun, saves every cursor, hands the partitions over; within STOP_TIMEOUT_S, and
+        a second for the coordinator. Serve then ends the process, with whatever hangs in it."""
         for each in self._running:
             each.cancel()
-        for thread in self._threads.values():
-            thread.stop()
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        for thread in self._threads.values():
-            await asyncio.to_thread(thread.join, max(0.0, deadline_s - time.monotonic()))
+        await asyncio.to_thread(drain, self._threads.values(), STOP_TIMEOUT_S)
         self._executor.submit(self._consumer.close)
         await self._pulse.beat(leaving=True)
 

@@ -161,8 +161,10 @@ function updatePartition(now) {
 function bySink(reports) {
   const sinks = new Map();
   for (const each of reports) {
-    const sum = sinks.get(each.sink) ?? { name: each.sink, lag: 0, error: null, orphan: false };
+    const sum = sinks.get(each.sink) ?? { name: each.sink, lag: 0, retries: 0, away: false, error: null, orphan: false };
     sum.lag += each.lag ?? 0;
+    sum.retries = Math.max(sum.retries, each.retries);
+    sum.away ||= each.breaker !== "closed";
     sum.error ??= each.error;
     sum.orphan ||= each.worker === null;
     sinks.set(each.sink, sum);
@@ -173,7 +175,8 @@ function bySink(reports) {
 // Records of the decision log. A sink that reads in portions is half a second behind all the time.
 const UP_TO_DATE_LAG = 500;
 
-function sinkState({ error, orphan, lag }) {
+function sinkState({ away, error, orphan, lag }) {
+  if (away) return ["failing", "Away"];
   if (error) return ["failing", "Failing"];
   if (orphan) return ["failing", "No worker"];
   return lag > UP_TO_DATE_LAG ? ["behind", "Catching up"] : ["done", "Up to date"];
@@ -189,12 +192,14 @@ function createSink({ name }) {
   );
 }
 
+const retriesText = ({ retries }) => (retries ? `${count(retries)} ${retries === 1 ? "retry" : "retries"}` : null);
+
 function updateSink(row, sink) {
   const [, stateCell, lag] = row.cells;
   const [state, text] = sinkState(sink);
   stateCell.firstChild.dataset.state = state;
   setText(stateCell.firstChild, text);
-  setText(row.querySelector(".error"), sink.error ?? "");
+  setText(row.querySelector(".error"), [sink.error, retriesText(sink)].filter(Boolean).join(" · "));
   setText(lag, count(sink.lag));
 }
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 import psycopg
@@ -15,10 +16,17 @@ import pytest
 
 from app.sources import ClientName
 from tests.integration.actions.conftest import Receiver, Topics
+from tests.integration.actions.valkey import valkey_server
 from tests.integration.conftest import ROOT, wait_until
 from tests.unit.actions.decision_log import Row, Written, draw_row, effects_of
 
-OFF = {"holds": {"topic": "off"}, "cases": {"url": "off"}, "held": {"dsn": "off"}, "held-here": {"dsn": "off"}}
+OFF = {
+    "holds": {"topic": "off"},
+    "cases": {"url": "off"},
+    "held": {"dsn": "off"},
+    "held-here": {"dsn": "off"},
+    "hashes": {"url": "off"},
+}
 FRAMES = 400
 
 Found = list[tuple[str, str, float]]
@@ -167,6 +175,35 @@ def rejected(topics: Topics, topic: str) -> list[tuple[str, str]]:
         ((headers["idempotency-key"] or b"").decode(), (headers["reason"] or b"").decode())
         for headers, _ in topics.read(topic)
     )
+
+
+def test_redis_says_what_the_latest_hold_says_though_worker_and_server_are_killed(
+    make_topics: Callable[[ClientName], Topics], tmp_path: Path
+) -> None:
+    """The worker alone, and Valkey with what it had not yet written to its disk; each partition has keys of its own."""
+    topics, frames = make_topics("confluent-kafka"), decision_log(seed=5)
+    latest = {
+        row.payment: {"payment": row.payment, "risk": repr(row.risk), "idempotency_key": key}
+        for key, row in effects_of(frames).holds[0]
+    }
+    frames = [frame for frame in frames if frame.partition == 0]
+    growing = threading.Thread(target=topics.append, args=[frames])
+    with valkey_server(tmp_path, appendonly="yes", appendfsync="everysec") as valkey:
+        growing.start()
+        for share in (0.1, 0.4, 0.7):
+            with worker(topics, {"hashes": {"url": valkey.url}}) as process:
+                wait_until(lambda share=share: len(valkey.hashes("hashes:")) >= share * len(latest), "a share of them")  # type: ignore[misc]
+                process.kill()
+            valkey.kill()
+            valkey.start()
+        growing.join()
+        with worker(topics, {"hashes": {"url": valkey.url}}) as process:
+            wait_until(lambda: valkey.hashes("hashes:") == latest, "all of them")
+            valkey.client.flushall()
+            topics.append([Written(0, (Row(frames[-1].rows[-1].offset + 1, "decided"),))])
+            wait_until(lambda: valkey.hashes("hashes:") == latest, "all of them again")
+            process.terminate()
+            assert process.wait(20) == 0
 
 
 def test_a_webhook_that_is_down_holds_up_itself_alone_and_misses_nothing(

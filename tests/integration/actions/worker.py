@@ -11,6 +11,7 @@ from app.actions.build import Kafka, build_sinks
 from app.actions.loop import SinkLoop
 from app.actions.post import Post
 from app.actions.publish import Publish
+from app.actions.redis import Redis
 from app.actions.upsert import Upsert
 from app.event import Event
 from app.pipeline import Pipeline
@@ -23,7 +24,8 @@ class Payment(Event, frozen=True):
 
 
 PUBLISHED = Pipeline(
-    source=Payment, actions={Hold: [Publish("holds"), Post("cases"), Upsert("held"), Upsert("held-here")]}
+    source=Payment,
+    actions={Hold: [Publish("holds"), Post("cases"), Upsert("held"), Upsert("held-here"), Redis("hashes", "payment")]},
 )
 
 

@@ -119,6 +119,21 @@ def test_a_partition_without_a_worker_and_a_failing_sink_are_told(site: Site, pa
     expect(page.locator("#sinks tr").first).to_contain_text("Failing")
 
 
+def test_a_sink_that_is_away_is_told_with_its_retries_and_one_that_is_off_beside_each_action(site: Site, page: Page):
+    for each in site.coordinator.document["sinks"]:
+        if each["sink"] == "holds":
+            each |= {"breaker": "open", "retries": 4, "error": "out of reach"}
+    site.off = {"case-system"}
+    site.stop()
+    site.start()
+    decide(site, payment("p1", amount=900.0))
+    page.goto(site.url)
+    sink = page.locator("#sinks tr", has_text="holds")
+    expect(sink).to_contain_text("Away")
+    expect(sink).to_contain_text("out of reach · 4 retries")
+    expect(page.locator("#actions li .states")).to_contain_text("case-system: off")
+
+
 def test_a_sink_is_catching_up_when_it_is_more_than_a_portion_behind(site: Site, page: Page):
     first, *others = site.coordinator.document["sinks"]
     site.coordinator.document["sinks"] = [first, *(each for each in others if each["sink"] != first["sink"])]

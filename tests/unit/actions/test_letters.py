@@ -77,7 +77,7 @@ def test_a_rejected_record_comes_back_with_all_it_was(raw, headers, stack, attem
 
 
 def test_a_refused_delivery_comes_back_as_it_was_sent() -> None:
-    delivery = Delivery("fraud/3/12/0", "payments", 3, 12, "c1", {"type": "Hold", "payment": "p1", "risk": 0.5}, 1_000)
+    delivery = Delivery("fraud/3/12/0", "payments", 3, 12, 1_000, "c1", {"type": "Hold", "payment": "p1", "risk": 0.5})
     [letter] = read(refused(delivery))
     assert isinstance(letter, Letter)
     assert letter.delivery == delivery
@@ -87,7 +87,7 @@ def test_a_refused_delivery_comes_back_as_it_was_sent() -> None:
 
 @pytest.mark.parametrize("value", [None, b"", b"{", b"[1]", b"\xff"])
 def test_a_letter_of_a_sink_that_holds_no_action_says_so(value: bytes | None) -> None:
-    message = refused(Delivery("fraud/3/12/0", "payments", 3, 12, None, {}))
+    message = refused(Delivery("fraud/3/12/0", "payments", 3, 12, 1_000, None, {}))
     [letter] = read(message._replace(value=value))
     assert isinstance(letter, Letter)
     with pytest.raises(ActionError, match="3/12/0@cases holds no action"):
@@ -249,7 +249,7 @@ def test_a_replay_takes_what_is_open_and_has_attempts_left(given_case: Case, aga
 
 
 def test_the_tries_of_a_sink_are_no_replays() -> None:
-    delivery = Delivery("fraud/3/12/0", "payments", 3, 12, "c1", {"type": "Hold"})
+    delivery = Delivery("fraud/3/12/0", "payments", 3, 12, 1_000, "c1", {"type": "Hold"})
     [found] = read(refused(delivery))
     assert isinstance(found, Letter)
     assert Case(found).replays == 0

@@ -133,6 +133,18 @@ def test_an_action_that_the_receiver_fails_on_is_given_up_after_the_attempts(sta
     assert [dict(letter.headers)["attempts"] for _, letter in kafka.records(LETTERS)] == [b"3"]
 
 
+def test_two_actions_of_one_event_that_both_fail_are_each_given_up_once() -> None:
+    receiver = Receiver(lambda request: httpx.Response(500 if b'"p0"' in request.content else 200))
+    kafka = kafka_with([Written(0, (Row(0, "decided", 0.5, ("Hold", "Hold")), Row(1, "decided", 0.5, ("Hold",))))])
+    run_over_crashes(kafka, lambda: open_poster(kafka, receiver, attempts=3), [])
+    assert receiver.keys == ["fraud/0/0/0"] * 3 + ["fraud/0/0/1"] * 3 + ["fraud/0/1/0"]
+    letters = [dict(letter.headers) for _, letter in kafka.records(LETTERS)]
+    assert [(each["idempotency-key"], each["attempts"]) for each in letters] == [
+        (b"fraud/0/0/0", b"3"),
+        (b"fraud/0/0/1", b"3"),
+    ]
+
+
 @pytest.mark.parametrize("away", [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), 503, 429])
 def test_a_receiver_that_is_away_or_busy_is_waited_for_without_end(away: Any) -> None:
     left = [away] * 30
@@ -197,7 +209,7 @@ def deliver(answer: Answer, **changes: Any) -> None:
     settings = PostSettings.model_validate({"url": "https://case.example/holds", **changes})
     letters = DeadLetters("cases", LETTERS, lambda: MemoryProducer(kafka_with([])))
     poster = Poster(settings, letters, threading.Event(), transport=httpx.MockTransport(answer))
-    poster.deliver(Delivery("fraud/0/7/0", "payments", 0, 7, "c1", {"type": "Hold", "payment": "p7"}))
+    poster.deliver(Delivery("fraud/0/7/0", "payments", 0, 7, 1_000, "c1", {"type": "Hold", "payment": "p7"}))
     poster.close()
 
 

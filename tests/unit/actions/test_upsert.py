@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.actions.action import Action, Decision, Delivery
+from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.loop import SinkLoop
 from app.actions.selection import EveryDecision, OneAction
@@ -71,7 +72,7 @@ def open_upserter(
         log_topic=DECISIONS,
         consumer=MemoryConsumer(kafka, f"{PIPELINE}.held"),
         selection=EveryDecision(PIPELINE, None) if action is Decision else OneAction(PIPELINE, action, None),
-        writer=Upserter(f"{PIPELINE}.held", FragileSqlite(str(path), kafka), table, letters),
+        writer=Upserter(f"{PIPELINE}.held", FragileSqlite(str(path), kafka), table, Attempts(3, letters)),
         halt=threading.Event(),
         clock=Clock(),
     )
@@ -133,7 +134,7 @@ def deliver(path: Path, offset: int, risk: Any = 0.5, partition: int = 0) -> Non
     upserter = Upserter(f"{PIPELINE}.held", Sqlite(str(path)), table_of(Hold, "held", "payment", []), letters)
     fields = {"type": "Hold", "payment": "p", "risk": risk}
     try:
-        upserter.deliver(Delivery(f"fraud/{partition}/{offset}/0", "payments", partition, offset, None, fields))
+        upserter.deliver(Delivery(f"fraud/{partition}/{offset}/0", "payments", partition, offset, 1_000, None, fields))
     finally:
         upserter.close()
 

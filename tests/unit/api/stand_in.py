@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -174,7 +174,16 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
         for each in range(PARTITIONS)
     ]
     sinks = [
-        {"sink": name, "partition": each, "worker": "action-1", "applied": 900, "lag": lag, "error": None}
+        {
+            "sink": name,
+            "partition": each,
+            "worker": "action-1",
+            "applied": 900,
+            "lag": lag,
+            "retries": 0,
+            "breaker": "closed",
+            "error": None,
+        }
         for name, lag in (("holds", 0), ("case-system", 7), ("scores", 0))
         for each in range(PARTITIONS)
     ]
@@ -258,12 +267,15 @@ class Coordinator:
         return self.document
 
 
-def make_backend(broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
+def make_backend(
+    broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator, *, off: Collection[str] = ()
+) -> Backend:
     """A whole backend over logs in memory."""
     recent, letters = RecentDecisions(), RecentLetters("fraud")
     return Backend(
         name="fraud",
         pipeline=fraud,
+        off=off,
         status=StatusCache(coordinator.status),
         recent=recent,
         tail=LogTail(lambda: WaitingConsumer(broker), DECISIONS, recent),

@@ -7,10 +7,20 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.backend import Backend
+from app.api.http import create_api
 from app.api.tail import LogTail
 from app.errors import BrokerError
 from tests.support.memory import MemoryBroker, MemoryConsumer
-from tests.unit.api.stand_in import DECISIONS, SOURCE, Coordinator, Stream, WaitingConsumer, payment
+from tests.unit.api.stand_in import (
+    DECISIONS,
+    SOURCE,
+    Coordinator,
+    DecidedProducer,
+    Stream,
+    WaitingConsumer,
+    make_backend,
+    payment,
+)
 
 DEADLINE_S = 10
 
@@ -82,6 +92,19 @@ def test_without_the_coordinator_decisions_are_there_and_their_deliveries_unknow
     wait_until(lambda: client.get("/status").status_code == 503)
     (action,) = client.get("/decisions/p1").json()["actions"]
     assert {each["state"] for each in action["deliveries"]} == {"unknown"}
+
+
+def test_a_sink_that_is_switched_off_is_said_to_be_off(
+    broker: MemoryBroker, producer: DecidedProducer, stream: Stream, coordinator: Coordinator
+):
+    coordinator.document["sinks"] = [each for each in coordinator.document["sinks"] if each["sink"] != "case-system"]
+    backend = make_backend(broker, producer, coordinator, off={"case-system"})
+    stream.broker.append(SOURCE, 0, json.dumps(payment("p1", amount=900.0)).encode(), b"c1")
+    stream.decide_all()
+    with TestClient(create_api(backend)) as client:
+        backend.recent.when_decided(0, 0).result(DEADLINE_S)
+        (action,) = client.get("/decisions/p1").json()["actions"]
+    assert {each["sink"]: each["state"] for each in action["deliveries"]} == {"holds": "done", "case-system": "off"}
 
 
 def test_the_latest_decisions_come_newest_first(client, decide):

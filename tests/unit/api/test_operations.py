@@ -75,6 +75,16 @@ def test_prometheus_gets_totals_lags_and_workers(client):
     assert found["headrace_ready", ""] == 1
 
 
+def test_prometheus_gets_the_retries_of_a_sink_and_whether_it_is_away(client, coordinator: Coordinator):
+    for each in coordinator.document["sinks"]:
+        if each["sink"] == "case-system":
+            each |= {"retries": 5, "breaker": "open" if each["partition"] else "half-open", "error": "refused"}
+    found = samples(client.get("/metrics").text)
+    assert [found["headrace_sink_retries", f"{each},case-system"] for each in (0, 1)] == [5, 5]
+    assert [found["headrace_sink_away", f"{each},case-system"] for each in (0, 1)] == [1, 1]
+    assert (found["headrace_sink_retries", "0,holds"], found["headrace_sink_away", "0,holds"]) == (0, 0)
+
+
 def test_prometheus_gets_the_stages_as_histograms(client):
     found = samples(client.get("/metrics").text)
     assert found["headrace_stage_latency_seconds_count", "scored"] == 200

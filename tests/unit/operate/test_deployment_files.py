@@ -122,7 +122,7 @@ def a_status() -> dict[str, Any]:
         "totals": dict.fromkeys(COUNTS, 0),
         "breakers": [{"model": "risk", "worker": "stream-1", "state": "open"}],
         "partitions": [partition],
-        "sinks": [{"sink": "holds", "partition": 0, "lag": 0}],
+        "sinks": [{"sink": "holds", "partition": 0, "lag": 0, "retries": 0, "breaker": "closed"}],
         "workers": [{"kind": "stream"}],
         "stages": {stage: {**spread, "budget_ms": 10, "alert": False} for stage in STAGES},
         "histograms": {stage: Histogram().to_dict() for stage in STAGES},

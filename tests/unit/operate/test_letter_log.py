@@ -36,7 +36,7 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
         reject = Reject(f"fraud/{partition}/{offset}/rejected", SOURCE, partition, offset, letter)
         store(kafka, partition, reject, REJECTS, reject_message(reject))
     for at in range(deliveries):
-        delivery = Delivery(f"fraud/0/{at}/0", SOURCE, 0, at, "c", {"type": "Hold", "payment": f"p{at}"}, 1_000)
+        delivery = Delivery(f"fraud/0/{at}/0", SOURCE, 0, at, 1_000, "c", {"type": "Hold", "payment": f"p{at}"})
         store(kafka, at % PARTITIONS, delivery, "cases", failure_message(delivery, "answered 422", 1))
     return kafka
 

@@ -135,10 +135,15 @@ def test_the_summary_is_about_the_events_of_the_run() -> None:
 
 
 def test_a_status_in_words_has_a_line_for_each_part() -> None:
-    lines = list(describe(a_status()))
+    failing = {"sink": "cases", "partition": 0, "lag": 7, "retries": 3, "breaker": "closed", "error": "answered 500"}
+    away = {**failing, "partition": 1, "breaker": "half-open", "error": "out of reach"}
+    status = a_status()
+    lines = list(describe(status | {"sinks": [failing, away, *status["sinks"]]}))
     assert lines[0] == "fraud: ready"
     assert lines[3] == "partition 0: offset 10 of 10, lag 0, watermark 1970-01-01T00:00:00+00:00, 3 keys, stream-a"
     assert lines[5:7] == ["partition 1: no space", "worker stream-b: payments/2 is refused"]
+    assert lines[-4] == "sink cases[0]: lag 7, 3 retries: answered 500"
+    assert lines[-3] == "sink cases[1]: lag 7, away, 3 retries: out of reach"
     assert lines[-1] == "sink holds[1]: lag None"
 
 

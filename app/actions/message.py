@@ -27,10 +27,10 @@ def action_message(delivery: Delivery) -> Message:
     return Message(key, msgspec.json.encode(delivery.fields))
 
 
-def failure_message(delivery: Delivery, reason: str, attempts: int) -> Message:
-    """A delivery that its sink refused for good."""
-    key, value, _ = action_message(delivery)
-    return Message(key, value, [("reason", reason.encode()), ("attempts", b"%d" % attempts)])
+def failure_message(message: Message, reason: str, attempts: int) -> Message:
+    """What becomes of a message that its sink refused for good."""
+    failure = [("reason", reason.encode()), ("attempts", b"%d" % attempts)]
+    return Message(message.key, message.value, [*message.headers, *failure])
 
 
 def reject_message(reject: Reject) -> Message:

@@ -14,7 +14,7 @@ from app.actions.publish import Publish
 from app.actions.upsert import Upsert
 from app.event import Event
 from app.pipeline import Pipeline
-from app.sources import KafkaSettings, open_consumer, open_producer
+from app.sources import KafkaSettings, open_consumer, open_producer, open_transactional_producer
 from tests.unit.actions.decision_log import PIPELINE, Hold
 
 
@@ -30,7 +30,11 @@ PUBLISHED = Pipeline(
 def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str) -> Kafka:
     settings = KafkaSettings.model_validate({"bootstrap": bootstrap, "client": client})
     return Kafka(
-        decisions, dead_letters, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
+        decisions,
+        dead_letters,
+        partial(open_consumer, settings),
+        partial(open_producer, settings, linger_ms=1),
+        partial(open_transactional_producer, settings),
     )
 
 

@@ -31,6 +31,14 @@ class BrokerError(HeadraceError):
     """The broker refused a request, or did not answer in time."""
 
 
+class FencedError(BrokerError):
+    """Another producer with the same transactional id has taken over; this one can change nothing any more."""
+
+
+class RefusedRecordError(BrokerError):
+    """The broker will not take this record, however often it is sent: it is too large, or invalid."""
+
+
 class InferenceError(HeadraceError):
     """A model gave no usable answer: it raised, its replica died, or it returned columns of the wrong shape.
 

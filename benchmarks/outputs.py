@@ -1,13 +1,15 @@
 """What stands in topics afterwards: which payment, and when the broker appended it. Nobody's own clock is asked."""
 
+from collections.abc import Iterator
 from contextlib import closing
 
+import confluent_kafka as ck
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from app.log.tail import read_to_end
-from app.sources import KafkaSettings, TopicPartition, open_consumer
+from app.sources import KafkaSettings, Records, open_consumer
+from app.sources.confluent.consumer import group_by_partition
 
 PERCENTILES = (50, 95, 99)
 
@@ -19,14 +21,23 @@ class Named(msgspec.Struct, gc=False):
     payment: str = ""
 
 
+def read_to_end(kafka: KafkaSettings, topic: str, partition: int, start: int) -> Iterator[Records]:
+    """The committed records from `start` on. Only librdkafka tells that an end is reached which is a transaction's."""
+    options = {"bootstrap.servers": kafka.bootstrap, "group.id": "benchmark", "enable.partition.eof": True}
+    with closing(ck.Consumer({**options, "auto.offset.reset": "earliest", "enable.auto.commit": False})) as consumer:
+        consumer.assign([ck.TopicPartition(topic, partition, start)])
+        at_end = False
+        while not at_end:
+            messages = consumer.consume(10_000, 0.1)
+            at_end = any(message.error() is not None for message in messages)
+            yield from group_by_partition([message for message in messages if message.error() is None])
+
+
 def append_times(kafka: KafkaSettings, topic: str) -> npt.NDArray[np.int64]:
     """When each record of the topic was appended, ms since the epoch, ascending."""
     with closing(open_consumer(kafka)) as consumer:
-        found = [
-            records.append_ms
-            for partition in consumer.partitions(topic)
-            for records in read_to_end(consumer, TopicPartition(topic, partition), 0)
-        ]
+        partitions = consumer.partitions(topic)
+    found = [records.append_ms for each in partitions for records in read_to_end(kafka, topic, each, 0)]
     return np.sort(np.concatenate([np.empty(0, np.int64), *found]))
 
 
@@ -34,11 +45,10 @@ def appended(kafka: KafkaSettings, topic: str, begin: dict[int, int]) -> list[tu
     """Payment and append time, ms, of each record from the offsets `begin` on."""
     decode = msgspec.json.Decoder(Named).decode
     found: list[tuple[str, int]] = []
-    with closing(open_consumer(kafka)) as consumer:
-        for partition, start in begin.items():
-            for records in read_to_end(consumer, TopicPartition(topic, partition), start):
-                names = [decode(value or b"{}") for value in records.values]
-                found += zip([each.id or each.payment for each in names], records.append_ms.tolist(), strict=True)
+    for partition, start in begin.items():
+        for records in read_to_end(kafka, topic, partition, start):
+            names = [decode(value or b"{}") for value in records.values]
+            found += zip([each.id or each.payment for each in names], records.append_ms.tolist(), strict=True)
     return found
 
 

@@ -12,7 +12,7 @@ from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
-from app.actions.message import action_message, reject_message
+from app.actions.message import Message, action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
 from app.actions.publish import Publish, Publisher, PublishSettings
 from app.actions.redis import HashWriter, Redis, RedisSettings, check_key
@@ -23,23 +23,24 @@ from app.actions.writer import SinkWriter
 from app.config import OFF, Settings, explain, join_path, unknown_key
 from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
-from app.sources import Consumer, Producer
+from app.sources import Consumer, Producer, TransactionalProducer
 
 LATE_EVENTS = "late"
 """The sink that copies late events to the topic of late events."""
 
 
 class OpenConsumer(Protocol):
-    """Opens a consumer that commits to the group, if one is given; one that is not hurried reads in large portions."""
+    """See app.sources.open_consumer."""
 
-    def __call__(self, group: str | None, *, hurried: bool = True) -> Consumer: ...
+    def __call__(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> Consumer: ...
 
 
 @dataclass(frozen=True)
 class Kafka:
     """How the sinks of a worker reach Kafka, and the pipeline's topics there.
 
-    open_producer: opens a producer; a linger of 1 ms is right, as each step flushes.
+    open_producer:               for dead letters; a linger of 1 ms is right, as each one is flushed.
+    open_transactional_producer: with the transactional id that it is given.
     """
 
     decisions: str
@@ -47,6 +48,7 @@ class Kafka:
     late: str
     open_consumer: OpenConsumer
     open_producer: Callable[[], Producer]
+    open_transactional_producer: Callable[[str], TransactionalProducer]
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,12 @@ class _Place(NamedTuple):
 
     @property
     def group(self) -> str:
-        return f"{self.name}.{self.sink.name}"
+        return group_of(self.name, self.sink.name)
+
+
+def group_of(pipeline: str, sink: str) -> str:
+    """The consumer group of a sink; its transactional ids begin with it."""
+    return f"{pipeline}.{sink}"
 
 
 OpenWriter = Callable[[Kafka, threading.Event], SinkWriter[Any]]
@@ -152,7 +159,7 @@ def _copies(name: str, sink: str, selection: EveryReject, topic_of: Callable[[Ka
     """A sink that copies records as they came to a topic of the pipeline's own."""
 
     def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
-        return Publisher(sink, topic_of(kafka), reject_message, lambda: kafka.open_consumer(None), kafka.open_producer)
+        return _open_publisher(name, sink, topic_of(kafka), reject_message, kafka)
 
     return _runnable(name, sink, None, selection, writer, hurried=False)
 
@@ -166,7 +173,7 @@ def _runnable(
     *,
     hurried: bool = True,
 ) -> RunnableSink:
-    group = f"{pipeline}.{sink}"
+    group = group_of(pipeline, sink)
 
     def open_loop(kafka: Kafka) -> SinkLoop[Any]:
         halt = threading.Event()
@@ -174,7 +181,9 @@ def _runnable(
             pipeline=pipeline,
             sink=sink,
             log_topic=kafka.decisions,
-            consumer=kafka.open_consumer(group, hurried=hurried),
+            # The log is not written in transactions. The group's offsets may be: a worker that was killed within one
+            # must not hold up the next until it has timed out.
+            consumer=kafka.open_consumer(group, hurried=hurried, read_uncommitted=True),
             selection=selection,
             writer=open_writer(kafka, halt),
             halt=halt,
@@ -184,12 +193,21 @@ def _runnable(
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:
-    return lambda kafka, halt: Publisher(
-        place.sink.name,
-        settings.topic,
-        action_message,
-        lambda: kafka.open_consumer(None),
-        kafka.open_producer,
+    return lambda kafka, halt: _open_publisher(place.name, place.sink.name, settings.topic, action_message, kafka)
+
+
+def _open_publisher(
+    pipeline: str, sink: str, topic: str, message: Callable[[Any], Message], kafka: Kafka
+) -> Publisher[Any]:
+    return Publisher(
+        sink=sink,
+        topic=topic,
+        dead_letters=kafka.dead_letters,
+        group=group_of(pipeline, sink),
+        log_topic=kafka.decisions,
+        message=message,
+        open_consumer=kafka.open_consumer,
+        open_producer=kafka.open_transactional_producer,
     )
 
 

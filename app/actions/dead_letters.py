@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from app.actions.action import Delivery
-from app.actions.message import failure_message, identity_headers
+from app.actions.message import action_message, failure_message, identity_headers
 from app.errors import RetryableActionError
 from app.sources import Producer
 
@@ -27,7 +27,7 @@ class DeadLetters:
 
     def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Returns when the broker has it. Raises BrokerError or RetryableActionError when it may not have."""
-        message = failure_message(delivery, reason, attempts)
+        message = failure_message(action_message(delivery), reason, attempts, delivery.append_ms)
         with self._lock:
             if self._producer is None:
                 self._producer = self._open_producer()

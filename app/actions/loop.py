@@ -13,12 +13,12 @@ from typing import Generic
 
 from app.actions.breaker import Breaker
 from app.actions.place import Place
-from app.actions.position import Position, Saved, from_committed, to_committed
+from app.actions.position import Position, from_committed, to_committed
 from app.actions.reading import Passed, Reading
 from app.actions.selection import Selection
 from app.actions.status import SinkStatus, StepReport, report
 from app.actions.writer import Batch, D, Outcome, SinkWriter
-from app.errors import ActionError, BrokerError, HeadraceError, LogError, SinkAwayError
+from app.errors import ActionError, BrokerError, FencedError, HeadraceError, LogError, SinkAwayError
 from app.sources import Consumer, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class SinkLoop(Generic[D]):
         self._clock_s = clock
         self._jitter = random.Random()
         self._breaker = Breaker(self._jitter)
-        self._wanted: frozenset[int] = frozenset()
+        self._wanted: tuple[int, frozenset[int]] = (0, frozenset())
+        self._assignment = 0
         self._places: dict[int, Place] = {}
         self._reported: dict[int, int] = {}
         self._commit_at_ms = self._measure_at_ms = 0.0
@@ -71,8 +72,8 @@ class SinkLoop(Generic[D]):
         self._status = SinkStatus(sink)
 
     def assign(self, partitions: Iterable[int]) -> None:
-        """From the next step on these partitions, and no others, are this loop's."""
-        self._wanted = frozenset(partitions)
+        """From the next step on these partitions, and no others, are this loop's: one, too, that was fenced before."""
+        self._wanted = (self._wanted[0] + 1, frozenset(partitions))
         self._wake.set()
 
     def stop(self) -> None:
@@ -88,7 +89,7 @@ class SinkLoop(Generic[D]):
         """Carries out what there is, or waits up to timeout_ms for it. Failures of the sink and of the broker raise
         nothing: they are retried, and stand in `status`."""
         self._wake.clear()
-        self._follow(self._wanted)
+        self._follow(*self._wanted)
         if self._halt.is_set():
             return report([], 0, 0, self._now_ms())
         self._resume_due()
@@ -115,7 +116,7 @@ class SinkLoop(Generic[D]):
     def _parked(self) -> dict[int, Place]:
         return {partition: place for partition, place in self._places.items() if not place.active}
 
-    def _follow(self, wanted: Collection[int]) -> None:
+    def _follow(self, assignment: int, wanted: Collection[int]) -> None:
         gone = self._places.keys() - wanted
         if gone:
             self._save({partition: place for partition, place in self._active.items() if partition in gone})
@@ -123,7 +124,12 @@ class SinkLoop(Generic[D]):
                 self._give_up_probe(partition)
                 del self._places[partition]
                 self._reported.pop(partition, None)
+                self._writer.release(partition)
             self._consume_active()
+        self._assignment = assignment
+        for partition, place in self._places.items():
+            if place.dropped_under not in (None, assignment):
+                self._places[partition] = Place()
         for partition in wanted - self._places.keys():
             self._places[partition] = Place()
 
@@ -209,8 +215,11 @@ class SinkLoop(Generic[D]):
         return [
             Batch(p, end, end)
             for p, end in ends.items()
-            if end != self._places[p].committed and not (p in readings and readings[p].deliveries)
+            if self._is_uncommitted(self._places[p], end) and not (p in readings and readings[p].deliveries)
         ]
+
+    def _is_uncommitted(self, place: Place, position: Position) -> bool:
+        return position != place.committed or self._now_ms() - place.committed_at_ms > RENEWAL_MS
 
     def _carry_out(self, batches: Sequence[Batch[D]]) -> dict[int, Outcome]:
         try:
@@ -288,7 +297,12 @@ class SinkLoop(Generic[D]):
 
     def _park(self, partition: int, error: HeadraceError) -> None:
         self._give_up_probe(partition)
-        if self._places[partition].park(error, self._now_ms(), self._jitter):
+        if isinstance(error, FencedError):
+            self._places[partition].drop(error, self._assignment)
+            logger.warning(
+                "sink %s, partition %d is dropped until it is assigned again: %s", self.sink, partition, error
+            )
+        elif self._places[partition].park(error, self._now_ms(), self._jitter):
             logger.warning("sink %s, partition %d: %s; trying again", self.sink, partition, error)
 
     def _clear(self, partition: int) -> None:
@@ -306,12 +320,12 @@ class SinkLoop(Generic[D]):
         now_ms = self._now_ms()
         self._commit_at_ms = now_ms + COMMIT_INTERVAL_MS
         moved = {
-            self._log(p): to_committed(Saved(place.reached, self._writer.mark(p)))
+            self._log(p): to_committed(place.reached)
             for p, place in places.items()
-            if place.reached != place.committed or now_ms - place.committed_at_ms > RENEWAL_MS
+            if self._is_uncommitted(place, place.reached)
         }
         try:
-            if moved:
+            if moved and not self._writer.commits_position:
                 self._consumer.commit(moved)
         except BrokerError as error:
             self._error = error

@@ -29,16 +29,15 @@ def action_message(delivery: Delivery) -> Message:
     return Message(key, msgspec.json.encode(delivery.fields))
 
 
-def failure_message(delivery: Delivery, reason: str, attempts: int) -> Message:
-    """A delivery that its sink refused for good."""
-    key, value, _ = action_message(delivery)
-    headers = [
+def failure_message(message: Message, reason: str, attempts: int, append_ms: int) -> Message:
+    """What becomes of a message that its sink refused for good; `append_ms` says since when its event is there."""
+    failure = [
         ("reason", reason.encode()),
         ("attempts", b"%d" % attempts),
         ("cause", b"sink"),
-        ("append-ms", b"%d" % delivery.append_ms),
+        ("append-ms", b"%d" % append_ms),
     ]
-    return Message(key, value, headers)
+    return Message(message.key, message.value, [*message.headers, *failure])
 
 
 def reject_message(reject: Reject) -> Message:

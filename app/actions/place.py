@@ -1,5 +1,6 @@
 """Places: how a loop stands in each of its partitions."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from app.errors import HeadraceError
 @dataclass
 class Place:
     """One partition of a loop: active, that is read, or parked until `due_ms`: new, or failed and to be tried again.
+    A dropped one is never due: it stays to be told of, until another assignment follows that of `dropped_under`.
 
     `position` is what is carried out, `committed` what the consumer group has of it; both None before they are known.
     """
@@ -23,6 +25,7 @@ class Place:
     retries: int = 0
     error: HeadraceError | None = None
     lag: int | None = None
+    dropped_under: int | None = None
 
     @property
     def active(self) -> bool:
@@ -45,6 +48,9 @@ class Place:
         self.error = error
         self.due_ms = now_ms + backoff_ms(self.retries, jitter)
         return is_news
+
+    def drop(self, error: HeadraceError, assignment: int) -> None:
+        self.error, self.due_ms, self.dropped_under = error, math.inf, assignment
 
     def park_briefly(self) -> None:
         """To be resumed at once."""

@@ -19,32 +19,16 @@ class Position(NamedTuple):
 BEGINNING = Position(None, 0)
 
 
-class Mark(NamedTuple):
-    """A place in the topic that a sink publishes to: nothing beyond `applied` was published to it before `offset`."""
-
-    partition: int
-    offset: int
-
-
-class Saved(NamedTuple):
-    """What a sink finds of its last run."""
-
-    position: Position
-    mark: Mark | None = None
-
-
 class _Memo(msgspec.Struct, omit_defaults=True):
     applied: int | None = None
-    mark: Mark | None = None
 
 
-def to_committed(saved: Saved) -> CommittedOffset:
+def to_committed(position: Position) -> CommittedOffset:
     """The offset is what Kafka's own tools compute the lag from; the rest goes into its text."""
-    memo = _Memo(saved.position.applied, saved.mark)
-    return CommittedOffset(saved.position.log_offset, msgspec.json.encode(memo).decode())
+    return CommittedOffset(position.log_offset, msgspec.json.encode(_Memo(position.applied)).decode())
 
 
-def from_committed(committed: CommittedOffset | None) -> Saved | None:
+def from_committed(committed: CommittedOffset | None) -> Position | None:
     """An offset without text was set by hand (`kafka-consumer-groups --reset-offsets`): the sink goes on there.
 
     Raises LogError when the text is not one of ours.
@@ -58,4 +42,4 @@ def from_committed(committed: CommittedOffset | None) -> Saved | None:
             f"the committed offset {committed.offset} has the text {committed.metadata!r}, which is no cursor "
             f"({error}); is another program committing to this sink's group?"
         ) from error
-    return Saved(Position(memo.applied, committed.offset), memo.mark)
+    return Position(memo.applied, committed.offset)

@@ -1,27 +1,35 @@
 """Publish: a record per action, or per decision, to a Kafka topic."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import partial
 
 from app.actions.action import Sink
-from app.actions.message import KEY_HEADER, SINK_HEADER, Message, identity_headers
-from app.actions.position import BEGINNING, Mark, Position, Saved
+from app.actions.message import Message, failure_message, identity_headers
+from app.actions.position import BEGINNING, Position, from_committed, to_committed
 from app.actions.writer import Batch, D, Outcome, SinkWriter
 from app.config import LogName, Settings
-from app.errors import BrokerError, RetryableActionError
-from app.log.tail import read_to_end
-from app.sources import Consumer, Producer, Records, TopicPartition
+from app.errors import ActionError, BrokerError, LogError, RefusedRecordError, RetryableActionError
+from app.sources import Consumer, TopicPartition, TransactionalProducer
 
 FLUSH_TIMEOUT_S = 5.0
+MOST_PARTITIONS_AT_ONCE = 16
+RENEWAL_S = 3_600.0
+"""A broker forgets what a group without members committed after a week."""
+QUIET_RECORDS = 1_000
+"""A position that passes nothing of ours is stored after so many records of the log, or with the next delivery: a
+partition without deliveries costs no producer and hardly a transaction, and a restart reads so many headers again."""
+CAREFUL_DELIVERIES = 100
+"""How many are sent one by one in a transaction, in search of one that is refused; within a transaction's time."""
 
 
 class Publish(Sink, frozen=True):
     """A record for each action: the fields as JSON, keyed by the event's key, with the idempotency key as a header.
 
-    Exactly once over crashes of the worker: what a killed one published is found in the topic, and not published
-    again. Until it is fenced by transactions, a worker that was thought dead and still writes can repeat records,
-    each with the same idempotency key.
+    Exactly once for who reads what is committed (`isolation.level=read_committed`): records and cursor are written in
+    one transaction, which only one worker can make; one that was thought dead and comes back changes nothing. A record
+    that the broker refuses for good becomes a dead letter in its place.
     """
 
 
@@ -32,137 +40,204 @@ class PublishSettings(Settings):
 
 
 class Publisher(SinkWriter[D]):
-    """Publishes what each source partition gives to one partition of the target: the one of the same number, or
-    where there are fewer, modulo their number. So a key's records stay in order, and the records that a crash left
-    unaccounted for are in the tail of one partition, behind the mark kept with the cursor.
+    """See Publish. From its first delivery on, a source partition has a producer with a transactional id of its own.
+
+    It gives to one partition of the target: the one of the same number, or where there are fewer, modulo their number;
+    so a key's records stay in order. The cursor is the offset of the group in the log. What the group has is believed
+    only once the producer is open: from then on nobody else can change it.
     """
+
+    commits_position = True
 
     def __init__(
         self,
+        *,
         sink: str,
         topic: str,
+        dead_letters: str,
+        group: str,
+        log_topic: str,
         message: Callable[[D], Message],
-        open_reader: Callable[[], Consumer],
-        open_producer: Callable[[], Producer],
+        open_consumer: Callable[[str], Consumer],
+        open_producer: Callable[[str], TransactionalProducer],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`open_consumer` opens one that asks for what a group has committed, and waits for what is being committed."""
         self._sink = sink
         self._topic = topic
+        self._dead_letters = dead_letters
+        self._group = group
+        self._log_topic = log_topic
         self._message = message
-        self._open_reader = open_reader
+        self._open_consumer = open_consumer
         self._open_producer = open_producer
-        self._producer: Producer | None = None
-        self._targets: list[int] = []
-        self._marks: dict[int, Mark] = {}
-        self._ends: dict[int, int] = {}
-        self._published: dict[int, set[str]] = {}
+        self._clock_s = clock
+        self._targets = 0
+        self._producers: dict[int, TransactionalProducer] = {}
+        self._stored: dict[int, Position] = {}
+        self._stored_at_s: dict[int, float] = {}
+        self._refused: dict[int, dict[str, str]] = {}
+        self._beside: TransactionalProducer | None = None
+        self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, f"publish-{sink}")
 
-    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
-        self._renew_producer()
-        positions: dict[int, Position] = {}
-        with closing(self._open_reader()) as reader:
-            self._targets = reader.partitions(self._topic)
-            for partition, each in saved.items():
-                positions[partition], mark = each or Saved(BEGINNING)
-                self._published[partition] = self._read_back(reader, partition, positions[partition], mark)
-        return positions
-
-    def _renew_producer(self) -> None:
-        """A send that is still under way would land behind the tail that is about to be read: wait for it."""
-        if self._producer is not None:
-            self._flush(self._producer)
-            self._producer.close()
-            self._producer = None
-        self._producer = self._open_producer()
-
-    def _read_back(self, reader: Consumer, partition: int, position: Position, mark: Mark | None) -> set[str]:
-        """The idempotency keys beyond the position that are in the topic already."""
-        target = self._target(partition)
-        starts = {target: 0}  # a topic that has grown has another target than the mark: read both
-        if mark is not None:
-            starts[mark.partition] = mark.offset
-        self._marks[partition] = Mark(target, starts[target])
-        published: set[str] = set()
-        for each, start in starts.items():
-            place = TopicPartition(self._topic, each)
-            self._ends[each] = max(self._ends.get(each, 0), reader.end_offsets([place])[place])
-            for records in read_to_end(reader, place, start):
-                published |= self._keys_beyond(records, partition, position)
-        return published
-
-    def _keys_beyond(self, records: Records, partition: int, position: Position) -> set[str]:
-        found = set()
-        for headers in records.headers():
-            of = {name: (value or b"").decode() for name, value in headers}
-            ours = of.get(SINK_HEADER) == self._sink and of.get("source-partition") == str(partition)
-            if ours and (position.applied is None or int(of["source-offset"]) > position.applied):
-                found.add(of[KEY_HEADER])
-        return found
+    def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
+        """What the group had a moment ago is older than what an open producer has just committed."""
+        for partition, position in saved.items():
+            if partition not in self._producers:
+                self._note_stored(partition, position or BEGINNING)
+        return {partition: self._stored[partition] for partition in saved}
 
     def write(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
-        """All or nothing: either every record is acknowledged by all replicas on return, or the error is raised."""
-        producer = self._producer
-        if producer is None:
-            raise RetryableActionError(f"the producer for {self._topic!r} is closed")
-        ends: dict[int, int] = {}
-        errors: list[BrokerError] = []
-        for batch in batches:
-            target = self._target(batch.partition)
-            answer = partial(_note, target, ends, errors)
-            for delivery in batch.deliveries:
-                if delivery.key not in self._published[batch.partition]:
-                    self._send(producer, target, delivery, answer)
-        self._flush(producer)
-        if errors:
-            raise errors[0]
-        self._ends |= ends
-        for batch in batches:
-            self._published[batch.partition].difference_update(each.key for each in batch.deliveries)
-        return [Outcome(batch.end) for batch in batches]
+        """A transaction for each partition, side by side."""
+        due = [batch for batch in batches if self._is_due(batch)]
+        failed = self._open([batch.partition for batch in due])
+        written = self._threads.map(self._write, [batch for batch in due if batch.partition not in failed])
+        outcomes = dict(zip((batch.partition for batch in due if batch.partition not in failed), written, strict=True))
+        for batch in due:
+            if batch.partition in failed:
+                outcomes[batch.partition] = Outcome(batch.start, failed[batch.partition])
+        return [outcomes.get(batch.partition, Outcome(batch.end)) for batch in batches]
 
-    def _send(
-        self,
-        producer: Producer,
-        target: int,
-        delivery: D,
-        answer: Callable[[BrokerError | None, int, int], None],
-    ) -> None:
+    def _note_stored(self, partition: int, position: Position) -> None:
+        self._stored[partition], self._stored_at_s[partition] = position, self._clock_s()
+
+    def _is_due(self, batch: Batch[D]) -> bool:
+        moved = batch.end.log_offset - self._stored[batch.partition].log_offset
+        age_s = self._clock_s() - self._stored_at_s[batch.partition]
+        return bool(batch.deliveries) or moved >= QUIET_RECORDS or age_s >= RENEWAL_S
+
+    def _open(self, partitions: Sequence[int]) -> dict[int, BrokerError | RetryableActionError | LogError]:
+        """Opens the producers that are missing; returns why a partition cannot be written now."""
+        missing = [partition for partition in partitions if partition not in self._producers]
+        if not missing:
+            return {}
+        errors = dict(zip(missing, self._threads.map(self._open_one, missing), strict=True))
+        failed = {partition: error for partition, error in errors.items() if error is not None}
+        opened = [partition for partition in missing if partition not in failed]
+        try:
+            with closing(self._open_consumer(self._group)) as consumer:
+                self._targets = len(consumer.partitions(self._topic))
+                return {**failed, **self._compare(consumer, opened)}
+        except (BrokerError, LogError) as error:
+            for partition in opened:
+                self.release(partition)
+            return {**failed, **dict.fromkeys(opened, error)}
+
+    def _open_one(self, partition: int) -> BrokerError | None:
+        try:
+            self._producers[partition] = self._open_producer(f"{self._group}/{partition}")
+        except BrokerError as error:
+            return error
+        return None
+
+    def _compare(self, consumer: Consumer, partitions: Sequence[int]) -> dict[int, RetryableActionError]:
+        """Which of these another worker has moved since they were resumed; they are resumed from there."""
+        committed = consumer.committed([self._log(partition) for partition in partitions])
+        moved: dict[int, RetryableActionError] = {}
+        for partition in partitions:
+            known, found = self._stored[partition], from_committed(committed[self._log(partition)]) or BEGINNING
+            self._note_stored(partition, found)
+            if found != known:
+                moved[partition] = RetryableActionError(
+                    f"the cursor of {self._group}, partition {partition}, stands at {found}, not where this worker "
+                    f"found it, at {known}: another worker has gone on from there"
+                )
+        return moved
+
+    def _write(self, batch: Batch[D]) -> Outcome:
+        """What the broker refuses is found out over several attempts: with a new producer each, as it ends one."""
+        refused = self._refused.get(batch.partition)
+        portion = batch if refused is None else _careful_portion(batch)
+        known = None if refused is None else len(refused)
+        try:
+            self._transact(self._producers[batch.partition], portion, refused)
+        except RefusedRecordError as error:
+            self.release(batch.partition)
+            refused = self._refused.setdefault(batch.partition, {})
+            return Outcome(batch.start, error if len(refused) == known else None)
+        except (BrokerError, RetryableActionError) as error:
+            self.release(batch.partition)
+            return Outcome(batch.start, error)
+        self._note_stored(batch.partition, portion.end)
+        self._refused.pop(batch.partition, None)
+        return Outcome(portion.end, None, len(refused or ()))
+
+    def _transact(self, producer: TransactionalProducer, batch: Batch[D], refused: dict[str, str] | None) -> None:
+        """With `refused`, each record is waited for, so that the one that is refused is known, and noted there."""
+        for delivery in batch.deliveries:
+            if refused is None:
+                self._send(producer, delivery)
+            elif delivery.key in refused:
+                self._send_dead_letter(producer, delivery, refused[delivery.key])
+            else:
+                try:
+                    self._send(producer, delivery)
+                    self._flush(producer)
+                except RefusedRecordError as error:
+                    refused[delivery.key] = str(error)
+                    raise
+        producer.commit(self._group, {self._log(batch.partition): to_committed(batch.end)})
+
+    def _send(self, producer: TransactionalProducer, delivery: D) -> None:
         message = self._message(delivery)
-        producer.send(
-            self._topic,
-            message.value,
-            key=message.key,
-            partition=target,
-            headers=[*identity_headers(self._sink, delivery), *message.headers],
-            on_delivery=answer,
-        )
+        self._put(producer, self._topic, delivery.partition % self._targets, delivery, message)
 
-    def _flush(self, producer: Producer) -> None:
-        left = producer.flush(FLUSH_TIMEOUT_S)
-        if left:
+    def _send_dead_letter(self, producer: TransactionalProducer, delivery: D, reason: str) -> None:
+        message = failure_message(self._message(delivery), reason, 1, delivery.append_ms)
+        self._put(producer, self._dead_letters, None, delivery, message)
+
+    def deliver(self, delivery: D) -> None:
+        """In a transaction beside those of the workers, whose producers stay as they are."""
+        try:
+            if self._beside is None:
+                with closing(self._open_consumer(self._group)) as consumer:
+                    self._targets = len(consumer.partitions(self._topic))
+                self._beside = self._open_producer(f"{self._group}/beside")
+            self._send(self._beside, delivery)
+            self._beside.commit(self._group, {})
+        except BrokerError as error:
+            self._close_beside()  # a transaction that failed ends its producer
+            kind = ActionError if isinstance(error, RefusedRecordError) else RetryableActionError
+            raise kind(str(error)) from error
+
+    def _close_beside(self) -> None:
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
+
+    def _put(
+        self, producer: TransactionalProducer, topic: str, partition: int | None, delivery: D, message: Message
+    ) -> None:
+        headers = [*identity_headers(self._sink, delivery), *message.headers]
+        producer.send(topic, message.value, key=message.key, partition=partition, headers=headers)
+
+    def _flush(self, producer: TransactionalProducer) -> None:
+        if producer.flush(FLUSH_TIMEOUT_S):
             raise RetryableActionError(
-                f"{left} records for {self._topic!r} are not acknowledged after {FLUSH_TIMEOUT_S:g} s "
+                f"a record for {self._topic!r} is not acknowledged after {FLUSH_TIMEOUT_S:g} s "
                 f"({producer.last_error or 'no error is known'})"
             )
 
-    def mark(self, partition: int) -> Mark | None:
-        """Moves up only when all that was found in the tail is behind the cursor."""
-        if not self._published[partition]:
-            target = self._target(partition)
-            self._marks[partition] = Mark(target, self._ends[target])
-        return self._marks[partition]
+    def release(self, partition: int) -> None:
+        producer = self._producers.pop(partition, None)
+        if producer is not None:
+            producer.close()
 
-    def _target(self, partition: int) -> int:
-        return self._targets[partition % len(self._targets)]
+    def _log(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._log_topic, partition)
 
     def close(self) -> None:
-        if self._producer is not None:
-            self._producer.close()
+        for partition in list(self._producers):
+            self.release(partition)
+        self._close_beside()
+        self._threads.shutdown()
 
 
-def _note(
-    target: int, ends: dict[int, int], errors: list[BrokerError], error: BrokerError | None, offset: int, _: int
-) -> None:
-    if error is not None:
-        errors.append(error)
-    else:
-        ends[target] = max(ends.get(target, 0), offset + 1)
+def _careful_portion(batch: Batch[D]) -> Batch[D]:
+    """The first deliveries, with all of an event's."""
+    deliveries = batch.deliveries
+    for count in range(CAREFUL_DELIVERIES, len(deliveries)):
+        if deliveries[count].offset != deliveries[count - 1].offset:
+            end = batch.before(deliveries[count])
+            return Batch(batch.partition, batch.start, end, deliveries[:count])
+    return batch

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from app.actions.action import Action, Decision, Delivery, Sink
 from app.actions.attempts import Attempts, FailedAttemptError
-from app.actions.position import BEGINNING, Position, Saved
+from app.actions.position import BEGINNING, Position
 from app.actions.table import KEY_COLUMN
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.config import DurationMs, Settings
@@ -128,7 +128,7 @@ class HashWriter(SinkWriter[Delivery]):
         self._client: Any = None
         self._places: dict[int, bytes] = {}
 
-    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
+    def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
         with self._errors_told():
             pipe = self._connected().pipeline(transaction=False)
             for partition in saved:

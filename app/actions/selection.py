@@ -91,6 +91,10 @@ class Reject(NamedTuple):
     offset: int
     letter: DeadLetter
 
+    @property
+    def append_ms(self) -> int:
+        return self.letter.append_ms
+
 
 class EveryReject(Selection[Reject]):
     """The records that became no decision: those that were late, or all others."""

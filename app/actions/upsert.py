@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from app.actions.action import Delivery, Sink, is_later
 from app.actions.attempts import Attempts, FailedAttemptError
 from app.actions.database import Database, RefusedRowError, quote
-from app.actions.position import Position, Saved
+from app.actions.position import Position
 from app.actions.table import KEY_COLUMN, Table
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.config import Settings
@@ -76,7 +76,7 @@ class Upserter(SinkWriter[Delivery]):
         self._failing: set[int] = set()
         self._applied: dict[int, int | None] = {}
 
-    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
+    def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
         self._create_cursors()
         self._table.prepare(self._database)
         positions = {partition: self._load(partition) for partition in saved}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from app.actions.position import BEGINNING, Mark, Position, Saved
+from app.actions.position import BEGINNING, Position
 from app.errors import ActionError, HeadraceError
 
 
@@ -20,6 +20,8 @@ class Placed(Protocol):
     def partition(self) -> int: ...
     @property
     def offset(self) -> int: ...
+    @property
+    def append_ms(self) -> int: ...
 
 
 D = TypeVar("D", bound=Placed)
@@ -52,20 +54,26 @@ class SinkWriter(ABC, Generic[D]):
 
     `commits_each_batch`: whether the position is committed after each batch, because only that keeps a delivery
     from being repeated, or every half second.
+    `commits_position`: whether `write` itself commits the position to the consumer group, with its effect; nobody else
+    does then, as that would not be fenced.
     """
 
     commits_each_batch = False
+    commits_position = False
 
-    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
+    def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
         """Where each partition goes on: at start, after a change of partitions and after each failure.
 
         `saved` is what the consumer group has of it. Raises ActionError or BrokerError when that cannot be said now.
         """
-        return {partition: each.position if each else BEGINNING for partition, each in saved.items()}
+        return {partition: position or BEGINNING for partition, position in saved.items()}
 
     @abstractmethod
     def write(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
-        """Carries out one batch for each of several partitions; an outcome for each.
+        """Carries out one batch for each of several partitions; an outcome for each. An outcome with FencedError says
+        that the partition is somebody else's: it is dropped until it is assigned again.
+
+        A batch without deliveries tells of a position that has moved, or that is to be renewed.
 
         Raises ActionError or BrokerError when none can be said to have moved: the partitions are resumed then.
         """
@@ -78,9 +86,8 @@ class SinkWriter(ABC, Generic[D]):
         """
         raise ActionError(f"{type(self).__name__} refuses nothing for good, so it takes nothing a second time")
 
-    def mark(self, partition: int) -> Mark | None:
-        """What to keep with the partition's position for the next `resume`."""
-        return None
+    def release(self, partition: int) -> None:
+        """The partition is this loop's no more; it may come back, and is resumed then."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -20,7 +20,14 @@ from kafka.protocol.metadata import (
     FindCoordinatorRequest,
     MetadataRequest,
 )
-from kafka.protocol.producer import InitProducerIdRequest, ProduceRequest
+from kafka.protocol.producer import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+    ProduceRequest,
+    TxnOffsetCommitRequest,
+)
 
 from app.broker.handlers.fetch import fetch
 from app.broker.handlers.groups import (
@@ -32,13 +39,21 @@ from app.broker.handlers.groups import (
 )
 from app.broker.handlers.metadata import find_coordinator, metadata
 from app.broker.handlers.offsets import delete_records, list_offsets
-from app.broker.handlers.produce import init_producer_id, produce
+from app.broker.handlers.produce import produce
 from app.broker.handlers.topics import create_partitions, create_topics, delete_topics, describe_configs
+from app.broker.handlers.transactions import (
+    add_offsets_to_txn,
+    add_partitions_to_txn,
+    end_txn,
+    init_producer_id,
+    txn_offset_commit,
+)
 from app.broker.state import BrokerState
 
 
 class Api(NamedTuple):
-    """One kind of request. The highest version is the last before topic ids and batched keys come in."""
+    """One kind of request. The highest version is the last before topic ids, batched keys, and
+    transactions that begin with their first record."""
 
     request: Any
     first_version: int
@@ -79,6 +94,10 @@ APIS: dict[int, Api] = {
         Api(DeleteTopicsRequest, 1, 5, delete_topics),
         Api(DeleteRecordsRequest, 0, 2, delete_records),
         Api(InitProducerIdRequest, 0, 4, init_producer_id),
+        Api(AddPartitionsToTxnRequest, 0, 3, add_partitions_to_txn),
+        Api(AddOffsetsToTxnRequest, 0, 3, add_offsets_to_txn),
+        Api(TxnOffsetCommitRequest, 0, 3, txn_offset_commit),
+        Api(EndTxnRequest, 0, 3, end_txn),
         Api(DescribeConfigsRequest, 1, 4, describe_configs),
         Api(CreatePartitionsRequest, 0, 3, create_partitions),
         Api(DeleteGroupsRequest, 0, 2, delete_groups),

@@ -25,7 +25,14 @@ CHECKSUM_AT = 17
 CHECKSUM = Struct(">I")
 CHECKSUM_FROM = 21
 LOG_APPEND_TIME = 1 << 3
+TRANSACTIONAL = 1 << 4
+CONTROL = 1 << 5
 MAGIC = 2
+# The one record of a control batch: length, attributes, deltas of time and offset, a key of version and kind, a value
+# of version and coordinator epoch, no headers. Every length is a varint that fits one byte.
+MARKER = Struct(">bbbbbhhbhib")
+MARKER_BYTES, MARKER_KEY_BYTES, MARKER_VALUE_BYTES = (2 * size for size in (MARKER.size - 1, 4, 6))  # zigzag
+ABORT, COMMIT = 0, 1
 
 
 class BatchHeader(NamedTuple):
@@ -54,6 +61,14 @@ class BatchHeader(NamedTuple):
         return self.base_offset + self.last_offset_delta + 1
 
     @property
+    def is_transactional(self) -> bool:
+        return bool(self.attributes & TRANSACTIONAL)
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.attributes & CONTROL)
+
+    @property
     def last_sequence(self) -> int:
         """Sequence numbers start again at 0 behind 2^31 - 1."""
         return (self.base_sequence + self.last_offset_delta) & 0x7FFFFFFF
@@ -70,7 +85,7 @@ def check_batch(records: bytes, max_bytes: int) -> BatchHeader:
     """Returns the header of the one batch that a produce request may carry for a partition.
 
     Raises the error that Kafka's protocol has for it: too large, torn, corrupt, of an old format, or with
-    offsets that do not count its records.
+    offsets that do not count its records, or a control batch, which only a broker writes.
     """
     if len(records) > max_bytes:
         raise MessageSizeTooLargeError(f"a batch of {len(records)} bytes; max.message.bytes is {max_bytes}")
@@ -83,6 +98,8 @@ def check_batch(records: bytes, max_bytes: int) -> BatchHeader:
         raise CorruptRecordError("the batch's checksum does not fit its bytes")
     if header.record_count < 1 or header.record_count != header.last_offset_delta + 1:
         raise InvalidRecordError(f"{header.record_count} records over {header.last_offset_delta + 1} offsets")
+    if header.is_control:
+        raise InvalidRecordError("a control batch; transactions are ended by EndTxn")
     return header
 
 
@@ -103,6 +120,36 @@ def stamp(records: bytes, base_offset: int, append_ms: int | None) -> bytes:
     if append_ms is not None:
         CHECKSUM.pack_into(batch, CHECKSUM_AT, crc32c(memoryview(batch)[CHECKSUM_FROM:]))
     return bytes(batch)
+
+
+def make_marker(producer_id: int, epoch: int, *, commits: bool, base_offset: int, append_ms: int) -> bytes:
+    """The control batch that ends a producer's transaction in a partition."""
+    kind = COMMIT if commits else ABORT
+    record = MARKER.pack(MARKER_BYTES, 0, 0, 0, MARKER_KEY_BYTES, 0, kind, MARKER_VALUE_BYTES, 0, 0, 0)
+    header = BatchHeader(
+        base_offset=base_offset,
+        length=HEADER.size - BEFORE_LENGTH_ENDS + len(record),
+        leader_epoch=0,
+        magic=MAGIC,
+        checksum=0,
+        attributes=TRANSACTIONAL | CONTROL | LOG_APPEND_TIME,
+        last_offset_delta=0,
+        base_timestamp_ms=append_ms,
+        max_timestamp_ms=append_ms,
+        producer_id=producer_id,
+        producer_epoch=epoch,
+        base_sequence=-1,
+        record_count=1,
+    )
+    batch = bytearray(HEADER.pack(*header) + record)
+    CHECKSUM.pack_into(batch, CHECKSUM_AT, crc32c(memoryview(batch)[CHECKSUM_FROM:]))
+    return bytes(batch)
+
+
+def marker_commits(batch: bytes | memoryview) -> bool:
+    """Whether a control batch of this broker's commits; otherwise it aborts."""
+    kind: int = MARKER.unpack_from(batch, HEADER.size)[6]
+    return kind == COMMIT
 
 
 def walk_batches(data: memoryview) -> Iterator[tuple[int, BatchHeader]]:

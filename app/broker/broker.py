@@ -15,7 +15,7 @@ from app.errors import ConfigError
 
 log = logging.getLogger(__name__)
 READ_AHEAD_BYTES = 2**20
-RETENTION_LOOK_S = 1.0
+LOOK_S = 1.0
 
 
 class Broker:
@@ -23,7 +23,7 @@ class Broker:
 
     In memory, or with `directory` in plain files: what was acknowledged is there again after a stop or kill -9
     of the process, but not after a power cut: only a clean stop puts it on the medium. Loopback only;
-    without authentication, transactions, group membership and replication: not for production.
+    without authentication, group membership and replication: not for production.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Broker:
             opened.callback(server.close)
             self.port = self._state.port = server.sockets[0].getsockname()[1]
             self._opened = opened.pop_all()
-        self._keep(asyncio.create_task(self._look_after_retention()))
+        self._keep(asyncio.create_task(self._look_after_time()))
 
     async def stop(self) -> None:
         """Closes the connections and puts the log on the medium."""
@@ -86,13 +86,15 @@ class Broker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _look_after_retention(self) -> None:
+    async def _look_after_time(self) -> None:
+        """Ends what has lasted too long: records and open transactions."""
         while True:
             try:
                 self._state.drop_expired()
+                self._state.abort_expired()
             except OSError:
-                log.exception("old segments could not be dropped")
-            await asyncio.sleep(RETENTION_LOOK_S)
+                log.exception("old segments could not be dropped, or old transactions not aborted")
+            await asyncio.sleep(LOOK_S)
 
 
 def _lock(directory: Path) -> TextIO:

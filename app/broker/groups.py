@@ -1,15 +1,12 @@
 """The offsets that consumer groups have committed."""
 
-import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from kafka.errors import GroupIdNotFoundError
 
-from app.broker.storage import replace_file
-
-LINES_UNTIL_COMPACTED = 10_000
+from app.broker.journal import Journal
 
 
 class CommittedOffset(NamedTuple):
@@ -25,12 +22,10 @@ class Groups:
 
     def __init__(self, path: Path | None) -> None:
         self._offsets: dict[str, dict[tuple[str, int], CommittedOffset]] = {}
-        self._path = path
-        self._file: TextIO | None = None
-        self._lines_since_compaction = 0
-        if path:
-            self._recover(path)
-            self._compact()
+        self._journal = Journal(path)
+        for group, topic, partition, *committed in self._journal.read():
+            self._offsets.setdefault(group, {})[topic, partition] = CommittedOffset(*committed)
+        self._compact()
 
     @property
     def names(self) -> list[str]:
@@ -41,12 +36,8 @@ class Groups:
 
     def commit(self, group: str, topic: str, partition: int, committed: CommittedOffset) -> None:
         self._offsets.setdefault(group, {})[topic, partition] = committed
-        if self._file:
-            self._file.write(_line(group, topic, partition, committed))
-            self._file.flush()
-            self._lines_since_compaction += 1
-            if self._lines_since_compaction == LINES_UNTIL_COMPACTED:
-                self._compact()
+        if self._journal.append([group, topic, partition, *committed]):
+            self._compact()
 
     def delete(self, group: str) -> None:
         """Raises GroupIdNotFoundError."""
@@ -61,35 +52,16 @@ class Groups:
         self._compact()
 
     def flush(self) -> None:
-        if self._file:
-            os.fsync(self._file.fileno())
+        self._journal.flush()
 
     def close(self) -> None:
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._journal.close()
 
     def _compact(self) -> None:
         """Rewrites the file with the newest commits alone."""
-        if self._path:
-            self.close()
-            lines = (
-                _line(group, topic, partition, committed)
-                for group, offsets in self._offsets.items()
-                for (topic, partition), committed in offsets.items()
-            )
-            replace_file(self._path, "".join(lines))
-            self._file = self._path.open("a", encoding="utf-8")
-            self._lines_since_compaction = 0
+        self._journal.compact(self._entries())
 
-    def _recover(self, path: Path) -> None:
-        if not path.exists():
-            return
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a last line without its end was torn by a crash, and never acknowledged
-                group, topic, partition, *committed = json.loads(line)
-                self._offsets.setdefault(group, {})[topic, partition] = CommittedOffset(*committed)
-
-
-def _line(group: str, topic: str, partition: int, committed: CommittedOffset) -> str:
-    return json.dumps([group, topic, partition, *committed]) + "\n"
+    def _entries(self) -> Iterator[list[Any]]:
+        for group, offsets in self._offsets.items():
+            for (topic, partition), committed in offsets.items():
+                yield [group, topic, partition, *committed]

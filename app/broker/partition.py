@@ -7,8 +7,18 @@ from typing import NamedTuple
 
 from kafka.errors import OffsetOutOfRangeError
 
-from app.broker.batch import LOG_APPEND_TIME, check_batch, first_record_at, read_header, stamp
+from app.broker.batch import (
+    LOG_APPEND_TIME,
+    BatchHeader,
+    check_batch,
+    first_record_at,
+    make_marker,
+    marker_commits,
+    read_header,
+    stamp,
+)
 from app.broker.config import TopicConfig
+from app.broker.isolation import Isolation
 from app.broker.producers import Producers
 from app.broker.segment import Segment, recover_segment
 from app.broker.storage import FileStorage, MemoryStorage, replace_file
@@ -32,6 +42,7 @@ class Partition:
 
     def __init__(self, directory: Path | None) -> None:
         self.producers = Producers()
+        self.isolation = Isolation()
         self.watchers: set[asyncio.Event] = set()
         self._directory = directory
         self._segments = self._recover(directory) if directory else []
@@ -42,6 +53,11 @@ class Partition:
     @property
     def end_offset(self) -> int:
         return self._segments[-1].next_offset
+
+    @property
+    def stable_offset(self) -> int:
+        """Where the oldest open transaction begins, otherwise the end: read_committed ends here."""
+        return self.isolation.stable_offset(self.end_offset)
 
     @property
     def size_bytes(self) -> int:
@@ -59,24 +75,44 @@ class Partition:
         if duplicate:
             return Appended(duplicate.base_offset, duplicate.timestamp_ms if by_append_time else NO_TIMESTAMP)
         batch = stamp(records, self.end_offset, now_ms if by_append_time else None)
-        header = read_header(batch)
-        self._segment_for(len(batch), config, now_ms).append(header, batch, now_ms)
-        self.producers.remember(header)
-        for watcher in self.watchers:
-            watcher.set()
+        header = self._keep(batch, config, now_ms)
         return Appended(header.base_offset, now_ms if by_append_time else NO_TIMESTAMP)
 
-    def read(self, offset: int, max_bytes: int) -> bytes:
+    def end_transaction(self, producer_id: int, epoch: int, config: TopicConfig, now_ms: int, *, commits: bool) -> None:
+        """Writes the marker that commits or aborts what the producer has open here; nothing when it has nothing."""
+        if self.isolation.is_open(producer_id):
+            end = self.end_offset
+            marker = make_marker(producer_id, epoch, commits=commits, base_offset=end, append_ms=now_ms)
+            self._keep(marker, config, now_ms)
+
+    def _keep(self, batch: bytes, config: TopicConfig, now_ms: int) -> BatchHeader:
+        header = read_header(batch)
+        self._segment_for(len(batch), config, now_ms).append(header, batch, now_ms)
+        self._note(header, batch)
+        for watcher in self.watchers:
+            watcher.set()
+        return header
+
+    def _note(self, header: BatchHeader, batch: bytes | memoryview) -> None:
+        self.producers.remember(header)
+        if header.is_control:
+            self.isolation.note_end(header, commits=marker_commits(batch))
+        elif header.is_transactional:
+            self.isolation.note_batch(header)
+
+    def read(self, offset: int, max_bytes: int, before: int | None = None) -> bytes:
         """Returns whole batches from the one that holds `offset` on, at least one; nothing at the log's end.
 
-        Raises OffsetOutOfRangeError in front of the log's start and behind its end.
+        `before` is where reading ends earlier, a batch's first offset. Raises OffsetOutOfRangeError in front of the
+        log's start and behind its end.
         """
         if not self.start_offset <= offset <= self.end_offset:
             raise OffsetOutOfRangeError(f"offset {offset} is not in {self.start_offset}..{self.end_offset}")
-        if offset == self.end_offset:
+        before = self.end_offset if before is None else before
+        if offset >= before:
             return b""
         holding = next(segment for segment in self._segments if offset < segment.next_offset)
-        return holding.read(offset, max_bytes)
+        return holding.read(offset, max_bytes, before)
 
     def find_time(self, timestamp_ms: int) -> tuple[int, int] | None:
         """Returns (offset, timestamp) of the first record at or behind `timestamp_ms`."""
@@ -129,6 +165,7 @@ class Partition:
     def _drop_first(self) -> None:
         self._segments.pop(0).delete()
         self.start_offset = max(self.start_offset, self._segments[0].base_offset)
+        self.isolation.forget_before(self.start_offset)
 
     def _segment_for(self, batch_bytes: int, config: TopicConfig, now_ms: int) -> Segment:
         active = self._segments[-1]
@@ -149,10 +186,10 @@ class Partition:
         segments = []
         paths = sorted(directory.glob("*.log"))
         for path in paths:
-            segment, headers = recover_segment(int(path.stem), FileStorage(path), check=path == paths[-1])
+            segment, batches = recover_segment(int(path.stem), FileStorage(path), check=path == paths[-1])
             segments.append(segment)
-            for header in headers:
-                self.producers.remember(header)
+            for header, batch in batches:
+                self._note(header, batch)
         for before, behind in pairwise(segments):
             if before.next_offset != behind.base_offset:
                 raise BrokerError(

@@ -69,12 +69,14 @@ class Producers:
         return duplicate
 
     def remember(self, header: BatchHeader) -> None:
-        """Notes a batch as appended; `header` is the stored one."""
+        """Notes a batch as appended; `header` is the stored one. A marker of a newer epoch ends the older one."""
         if header.producer_id == NOT_IDEMPOTENT:
             return
         state = self._states.get(header.producer_id)
         if state is None or state.epoch != header.producer_epoch:
             state = self._states[header.producer_id] = ProducerState(header.producer_epoch)
+        if header.is_control:
+            return
         state.batches.append(
             KeptBatch(header.base_sequence, header.last_sequence, header.base_offset, header.max_timestamp_ms)
         )

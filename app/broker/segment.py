@@ -47,12 +47,13 @@ class Segment:
         self._latest_ms.append(max(self.max_timestamp_ms, header.max_timestamp_ms))
         self.next_offset = header.next_offset
 
-    def read(self, offset: int, max_bytes: int) -> bytes:
-        """Returns whole batches from the one that holds `offset` on: up to `max_bytes`, but at least one."""
+    def read(self, offset: int, max_bytes: int, before: int) -> bytes:
+        """Returns whole batches from the one that holds `offset` on: up to `max_bytes`, but at least one; none that
+        begins at the offset `before` or behind it."""
         first = bisect_right(self._offsets, offset) - 1
-        start = self._positions[first]
-        if self.size_bytes - start <= max_bytes:
-            return self._storage.read(start, self.size_bytes - start)
+        start, end = self._positions[first], self._position_of(bisect_left(self._offsets, before))
+        if end - start <= max_bytes:
+            return self._storage.read(start, end - start)
         behind = bisect_right(self._positions, start + max_bytes) - 1
         return self._storage.read(start, self._position_of(max(behind, first + 1)) - start)
 
@@ -78,21 +79,24 @@ class Segment:
         self._storage.delete()
 
 
-def recover_segment(base_offset: int, storage: FileStorage, check: bool) -> tuple[Segment, list[BatchHeader]]:
-    """Returns the segment that lies in a file, and its headers; cuts off what does not continue the log.
+def recover_segment(
+    base_offset: int, storage: FileStorage, check: bool
+) -> tuple[Segment, list[tuple[BatchHeader, memoryview]]]:
+    """Returns the segment that lies in a file, and its batches; cuts off what does not continue the log.
 
     `check` compares the checksums as well: for the segment that was being written when the process ended.
     """
     segment = Segment(base_offset, storage)
-    headers = []
+    data = memoryview(storage.read(0, storage.size_bytes))
+    batches = []
     end = 0
-    for position, header in _continued(segment, memoryview(storage.read(0, storage.size_bytes)), check):
+    for position, header in _continued(segment, data, check):
         segment.note(position, header)
-        headers.append(header)
         end = position + header.size_bytes
+        batches.append((header, data[position:end]))
     if end < storage.size_bytes:
         storage.cut(end)
-    return segment, headers
+    return segment, batches
 
 
 def _continued(segment: Segment, data: memoryview, check: bool) -> Iterator[tuple[int, BatchHeader]]:

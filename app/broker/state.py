@@ -1,16 +1,16 @@
 """All that a broker knows; the request handlers work on it."""
 
-import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from kafka.errors import UnknownTopicOrPartitionError, for_code
 
 from app.broker.faults import Faults, Refuse
-from app.broker.groups import Groups
+from app.broker.groups import CommittedOffset, Groups
 from app.broker.partition import Partition
 from app.broker.topics import Topic, Topics
+from app.broker.transactions import Transactions
 
 NODE_ID = 1
 CLUSTER_ID = "headrace-development"
@@ -20,28 +20,42 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def first_producer_id() -> int:
-    """Counted from the time of the start in µs: an id of an earlier run, kept in a log, never comes again."""
-    return time.time_ns() // 1_000
+class TransactionEffects:
+    """See app.broker.transactions.Effects. A topic that was deleted meanwhile has nothing to be seen."""
+
+    def __init__(self, topics: Topics, groups: Groups) -> None:
+        self._topics = topics
+        self._groups = groups
+
+    def end_transaction(self, topic: str, index: int, producer_id: int, epoch: int, *, commits: bool) -> None:
+        found = self._topics.find(topic) if topic in self._topics else None
+        if found is not None and index < len(found.partitions):
+            found.partitions[index].end_transaction(producer_id, epoch, found.config, now_ms(), commits=commits)
+
+    def commit_offset(self, group: str, topic: str, index: int, committed: CommittedOffset) -> None:
+        if topic in self._topics:
+            self._groups.commit(group, topic, index, committed)
 
 
 @dataclass
 class BrokerState:
-    """One broker, which is the whole cluster, the controller and every group's coordinator."""
+    """One broker, which is the whole cluster, the controller and every group's and transaction's coordinator."""
 
     host: str
     port: int
     topics: Topics
     groups: Groups
+    transactions: Transactions
     faults: Faults
-    producer_ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(first_producer_id()))
 
     @classmethod
     def open(cls, host: str, directory: Path | None, faults: Faults) -> "BrokerState":
         """With a directory: all that an earlier broker kept in it; otherwise empty, and in memory."""
         topics = Topics(directory / "topics" if directory else None)
         groups = Groups(directory / "groups.jsonl" if directory else None)
-        return cls(host, 0, topics, groups, faults)
+        kept = directory / "transactions.jsonl" if directory else None
+        transactions = Transactions(kept, TransactionEffects(topics, groups))
+        return cls(host, 0, topics, groups, transactions, faults)
 
     def find_partition(self, api: str, topic: str, index: int) -> tuple[Topic, Partition]:
         """Raises UnknownTopicOrPartitionError, or the error that a fault wants here."""
@@ -57,10 +71,14 @@ class BrokerState:
         for topic in self.topics:
             topic.drop_expired(now_ms())
 
+    def abort_expired(self) -> None:
+        self.transactions.abort_expired(now_ms())
+
     def close(self) -> None:
         """Puts everything on the medium and closes it."""
         for topic in self.topics:
             topic.flush()
             topic.close()
-        self.groups.flush()
-        self.groups.close()
+        for kept in (self.groups, self.transactions):
+            kept.flush()
+            kept.close()

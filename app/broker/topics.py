@@ -82,6 +82,9 @@ class Topics:
     def __iter__(self) -> Iterator[Topic]:
         return iter(self._topics.values())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._topics
+
     def find(self, name: str) -> Topic:
         """Raises UnknownTopicOrPartitionError."""
         if name not in self._topics:

@@ -12,7 +12,8 @@ PATIENCE_S = 30.0
 def read_to_end(consumer: Consumer, partition: TopicPartition, start: int) -> Iterator[Records]:
     """The records from `start` (or the first that the log still holds) up to the end that the log has when called.
 
-    Takes over the consumer's assignment. Raises BrokerError when nothing comes for 30 s.
+    For logs written without transactions: the marker that ends one is at an offset, but never read. Takes over the
+    consumer's assignment. Raises BrokerError when nothing comes for 30 s.
     """
     begin = max(start, consumer.beginning_offsets([partition])[partition])
     end = consumer.end_offsets([partition])[partition]

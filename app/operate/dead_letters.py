@@ -25,7 +25,7 @@ from app.log.frame import CAUSES
 from app.operate.letter_log import LetterLog
 from app.operate.options import add_kafka_arguments, parse_count, parse_when, pipeline_args
 from app.operate.status import format_instant
-from app.sources import open_consumer, open_producer
+from app.sources import open_consumer, open_producer, open_transactional_producer
 
 LINGER_MS = 1
 
@@ -227,6 +227,7 @@ def _open_writer(args: PipelineArgs, sink: RunnableSink) -> Any:
         late=args.topics.late,
         open_consumer=partial(open_consumer, args.kafka),
         open_producer=partial(open_producer, args.kafka, linger_ms=LINGER_MS),
+        open_transactional_producer=partial(open_transactional_producer, args.kafka),
     )
     return sink.open_writer(kafka, threading.Event())
 

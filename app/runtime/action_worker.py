@@ -20,7 +20,7 @@ from app.process import settle_process
 from app.runtime.growth import keep_looking
 from app.runtime.heartbeat import Pulse
 from app.runtime.metrics import ReportedLatency
-from app.sources import open_consumer, open_producer
+from app.sources import open_consumer, open_producer, open_transactional_producer
 
 STEP_MS = 250
 STALLED_S = 60.0
@@ -129,6 +129,7 @@ class ActionWorker:
             late=args.topics.late,
             open_consumer=partial(open_consumer, args.kafka, buffer_bytes=BUFFER_BYTES),
             open_producer=lambda: open_producer(args.kafka, linger_ms=1),
+            open_transactional_producer=partial(open_transactional_producer, args.kafka),
         )
         sinks = build_sinks(args.name, pipeline, args.sinks)
         self._consumer = open_consumer(args.kafka)

@@ -9,8 +9,9 @@ from app.sources.client import (
     Producer,
     Records,
     TopicPartition,
+    TransactionalProducer,
 )
-from app.sources.connect import open_admin, open_consumer, open_producer
+from app.sources.connect import open_admin, open_consumer, open_producer, open_transactional_producer
 from app.sources.settings import ClientName, Compression, KafkaSettings
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "Producer",
     "Records",
     "TopicPartition",
+    "TransactionalProducer",
     "open_admin",
     "open_consumer",
     "open_producer",
+    "open_transactional_producer",
 ]

@@ -17,6 +17,9 @@ OnDelivery = Callable[[BrokerError | None, int, int], None]
 
 # How long a request, or the first contact with a cluster, may take before it is an error.
 REQUEST_TIMEOUT_S = 10.0
+# How long a transaction may be open before the broker aborts it and fences its producer. Readers of what is committed
+# wait for it: with Kafka's default of 60 s, they would for so long behind a worker that was killed.
+TRANSACTION_TIMEOUT_S = 10.0
 # How long topics may take to get a leader for each partition, or to vanish.
 TOPIC_TIMEOUT_S = 30.0
 # How long send() waits for room in a full buffer.
@@ -179,6 +182,50 @@ class Producer(Protocol):
 
     def close(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         """Flushes. What is unsent after timeout_s is given up: on_delivery is told, and BrokerError raised."""
+
+
+class TransactionalProducer(Protocol):
+    """Writes records, and a group's offsets, in transactions: all of one is seen at its commit, in order, or nothing.
+
+    Opening it takes over from every other one with the same transactional id: what that one had open is undone, what
+    it had begun to commit is finished, and what it tries from then on raises FencedError and changes nothing. One
+    thread uses it. Behind any BrokerError it is of no more use: close it, open another one, which undoes what was open,
+    and read what the group has, as a commit may have gone through although its answer did not.
+    """
+
+    @property
+    def last_error(self) -> BrokerError | None:
+        """Why a broker is out of reach, as of the latest call; None when none is, at most a second late."""
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[Header] = (),
+    ) -> None:
+        """Puts a record into the open transaction, and begins one if none is. It leaves at once.
+
+        Waits while the buffer is full. Raises BrokerError as Producer.send does, and for a record sent before.
+        """
+
+    def flush(self, timeout_s: float) -> int:
+        """Returns how many records are not in the log, to be seen at the commit, when all are or timeout_s is over.
+
+        Raises RefusedRecordError when the broker will not have one of them.
+        """
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        """Makes the records of the transaction visible, and the offsets the group's, all at once.
+
+        Raises RefusedRecordError as `flush` does, and BrokerError when the outcome is unknown after
+        REQUEST_TIMEOUT_S.
+        """
+
+    def close(self) -> None:
+        """Ends the connections. What is open is undone after TRANSACTION_TIMEOUT_S, or by the next producer."""
 
 
 class Admin(Protocol):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection
 
-from app.errors import BrokerError, ConfigError
+from app.errors import BrokerError, ConfigError, FencedError
 from app.sources.client import TopicPartition
 
 
@@ -16,6 +16,20 @@ def unreachable(bootstrap: str, reason: object) -> BrokerError:
 
 def refused(bootstrap: str, reason: object) -> BrokerError:
     return BrokerError(f"Kafka at {bootstrap} refused: {reason}")
+
+
+def fenced(bootstrap: str, reason: object) -> FencedError:
+    return FencedError(
+        f"Kafka at {bootstrap} has fenced this producer ({reason}): another one with its transactional id has taken"
+        " over, or its transaction took too long; what it had open is undone"
+    )
+
+
+def unfinished(bootstrap: str, step: str, waited_s: float) -> BrokerError:
+    return BrokerError(
+        f"Kafka at {bootstrap} did not {step} within {waited_s:g} s; it is undone or finished by the next producer"
+        " of this transactional id"
+    )
 
 
 def no_such_topic(bootstrap: str, topic: str) -> BrokerError:

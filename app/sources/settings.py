@@ -19,6 +19,8 @@ KEPT_OPTIONS = {
     "enable_auto_commit": "offsets are committed by hand",
     "enable_auto_offset_store": "offsets are committed by hand",
     "enable_idempotence": "a retry must not write a record twice",
+    "transactional_id": "each partition of a sink has one of its own",
+    "transaction_timeout_ms": "readers wait for a transaction of a worker that was killed",
     "acks": "a record counts as written when all replicas have it",
     "partitioner": "a key must reach the same partition from every client",
     "delivery_timeout_ms": "a record is tried until it arrives: none may be missing between two others",

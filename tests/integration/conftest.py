@@ -91,6 +91,7 @@ def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "log.retention.check.interval.ms=500",
         "log.initial.task.delay.ms=500",
         "log.message.timestamp.type=LogAppendTime",
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms=500",
     ]
     options = [part for setting in settings for part in ("--set", setting)]
     yield from run_broker(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from kafka.errors import BrokerResponseError
-from kafka.protocol.consumer import FetchRequest, FetchResponse
+from kafka.protocol.consumer import FetchRequest, FetchResponse, IsolationLevel
 
 from app.broker.faults import Stall
 from app.broker.partition import Partition
@@ -13,6 +13,7 @@ from app.broker.state import BrokerState
 
 TopicAnswer: TypeAlias = FetchResponse.FetchableTopicResponse
 PartitionAnswer: TypeAlias = FetchResponse.FetchableTopicResponse.PartitionData
+AbortedAnswer: TypeAlias = FetchResponse.FetchableTopicResponse.PartitionData.AbortedTransaction
 
 
 async def fetch(state: BrokerState, request: FetchRequest) -> FetchResponse:
@@ -36,7 +37,8 @@ def _collect(state: BrokerState, request: FetchRequest) -> FetchResponse:
     for topic in request.topics:
         partitions = []
         for wanted in topic.partitions:
-            answer = _read(state, topic.topic, wanted, left_bytes)
+            committed_only = request.isolation_level == IsolationLevel.READ_COMMITTED
+            answer = _read(state, topic.topic, wanted, left_bytes, committed_only=committed_only)
             left_bytes -= len(answer.records)
             partitions.append(answer)
         topics.append(TopicAnswer(topic=topic.topic, partitions=partitions))
@@ -44,29 +46,38 @@ def _collect(state: BrokerState, request: FetchRequest) -> FetchResponse:
 
 
 def _read(
-    state: BrokerState, topic: str, wanted: FetchRequest.FetchTopic.FetchPartition, left_bytes: int
+    state: BrokerState,
+    topic: str,
+    wanted: FetchRequest.FetchTopic.FetchPartition,
+    left_bytes: int,
+    *,
+    committed_only: bool,
 ) -> PartitionAnswer:
     """Reads as long as the response has room; a first batch larger than the room goes out whole."""
     try:
         _, partition = state.find_partition("Fetch", topic, wanted.partition)
         nothing = left_bytes <= 0 or state.faults.find(Stall, "Fetch", topic, wanted.partition)
         room_bytes = min(wanted.partition_max_bytes, left_bytes)
-        records = b"" if nothing else partition.read(wanted.fetch_offset, room_bytes)
-        return _answer(wanted.partition, 0, partition.start_offset, partition.end_offset, records)
+        before = partition.stable_offset if committed_only else partition.end_offset
+        records = b"" if nothing else partition.read(wanted.fetch_offset, room_bytes, before)
     except BrokerResponseError as error:
-        return _answer(wanted.partition, error.errno, -1, -1, b"")
-
-
-def _answer(index: int, error_code: int, start_offset: int, end_offset: int, records: bytes) -> PartitionAnswer:
+        return PartitionAnswer(partition_index=wanted.partition, error_code=error.errno, high_watermark=-1, records=b"")
     return PartitionAnswer(
-        partition_index=index,
-        error_code=error_code,
-        high_watermark=end_offset,
-        last_stable_offset=end_offset,
-        log_start_offset=start_offset,
-        aborted_transactions=[],
+        partition_index=wanted.partition,
+        error_code=0,
+        high_watermark=partition.end_offset,
+        last_stable_offset=partition.stable_offset,
+        log_start_offset=partition.start_offset,
+        aborted_transactions=_aborted(partition, wanted.fetch_offset) if committed_only else None,
         records=records,
     )
+
+
+def _aborted(partition: Partition, offset: int) -> list[AbortedAnswer]:
+    return [
+        AbortedAnswer(producer_id=each.producer_id, first_offset=each.first_offset)
+        for each in partition.isolation.aborted_from(offset)
+    ]
 
 
 def _is_enough(response: FetchResponse, min_bytes: int) -> bool:

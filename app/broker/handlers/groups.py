@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import TypeAlias
 
-from kafka.errors import BrokerResponseError
+from kafka.errors import BrokerResponseError, UnstableOffsetCommitError
 from kafka.protocol.admin import (
     DeleteGroupsRequest,
     DeleteGroupsResponse,
@@ -58,11 +58,18 @@ def _commit(
 
 
 async def offset_fetch(state: BrokerState, request: OffsetFetchRequest) -> OffsetFetchResponse:
-    """Nothing committed is offset -1, not an error. No list of topics means all that the group committed."""
+    """Nothing committed is offset -1, not an error. No list of topics means all that the group committed.
+
+    Who requires what is stable is told to come again while an open transaction is about to change it.
+    """
     committed = state.groups.committed(request.group_id)
     topics = []
     for topic, partitions in _wanted(request, committed).items():
-        answers = [_fetched(index, committed.get((topic, index), NOTHING_COMMITTED)) for index in partitions]
+        answers = []
+        for index in partitions:
+            unstable = request.require_stable and state.transactions.is_pending(request.group_id, topic, index)
+            found = NOTHING_COMMITTED if unstable else committed.get((topic, index), NOTHING_COMMITTED)
+            answers.append(_fetched(index, found, UnstableOffsetCommitError.errno if unstable else 0))
         topics.append(FetchedTopic(name=topic, partitions=answers))
     return OffsetFetchResponse(topics=topics, error_code=0)
 
@@ -76,13 +83,13 @@ def _wanted(request: OffsetFetchRequest, committed: dict[tuple[str, int], Commit
     return wanted
 
 
-def _fetched(index: int, committed: CommittedOffset) -> FetchedPartition:
+def _fetched(index: int, committed: CommittedOffset, error_code: int) -> FetchedPartition:
     return FetchedPartition(
         partition_index=index,
         committed_offset=committed.offset,
         committed_leader_epoch=committed.leader_epoch,
         metadata=committed.metadata,
-        error_code=0,
+        error_code=error_code,
     )
 
 

@@ -2,9 +2,8 @@
 
 from typing import TypeAlias
 
-from kafka.errors import TransactionalIdAuthorizationFailedError, UnknownTopicOrPartitionError
+from kafka.errors import UnknownTopicOrPartitionError
 from kafka.protocol.metadata import (
-    CoordinatorType,
     FindCoordinatorRequest,
     FindCoordinatorResponse,
     MetadataRequest,
@@ -59,12 +58,5 @@ def _describe_partitions(topic: Topic) -> list[PartitionAnswer]:
 
 
 async def find_coordinator(state: BrokerState, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
-    if request.key_type != CoordinatorType.GROUP:
-        return FindCoordinatorResponse(
-            error_code=TransactionalIdAuthorizationFailedError.errno,
-            error_message="the development broker has no transactions",
-            node_id=-1,
-            host="",
-            port=-1,
-        )
+    """The one broker coordinates every group and every transaction."""
     return FindCoordinatorResponse(error_code=0, node_id=NODE_ID, host=state.host, port=state.port)

@@ -1,4 +1,4 @@
-"""Records in: Produce, InitProducerId."""
+"""Records in: Produce."""
 
 import asyncio
 from typing import TypeAlias
@@ -7,15 +7,10 @@ from kafka.errors import (
     BrokerResponseError,
     KafkaStorageError,
     RequestTimedOutError,
-    TransactionalIdAuthorizationFailedError,
 )
-from kafka.protocol.producer import (
-    InitProducerIdRequest,
-    InitProducerIdResponse,
-    ProduceRequest,
-    ProduceResponse,
-)
+from kafka.protocol.producer import ProduceRequest, ProduceResponse
 
+from app.broker.batch import read_header
 from app.broker.faults import Stall
 from app.broker.partition import Appended, Partition
 from app.broker.state import BrokerState, now_ms
@@ -29,7 +24,8 @@ async def produce(state: BrokerState, request: ProduceRequest) -> ProduceRespons
     answers = []
     for topic in request.topic_data:
         partitions = [
-            await _produce_partition(state, topic.name, sent, request.timeout_ms) for sent in topic.partition_data
+            await _produce_partition(state, topic.name, sent, request.transactional_id, request.timeout_ms)
+            for sent in topic.partition_data
         ]
         answers.append(TopicAnswer(name=topic.name, partition_responses=partitions))
     return ProduceResponse(responses=answers)
@@ -39,12 +35,15 @@ async def _produce_partition(
     state: BrokerState,
     topic: str,
     sent: ProduceRequest.TopicProduceData.PartitionProduceData,
+    transactional_id: str | None,
     timeout_ms: int,
 ) -> PartitionAnswer:
     try:
         found, partition = state.find_partition("Produce", topic, sent.index)
         await _until_it_moves(state, topic, sent.index, timeout_ms)
-        appended = partition.append(sent.records or b"", found.config, now_ms())
+        records = sent.records or b""
+        state.transactions.check_batch(transactional_id, read_header(records), (topic, sent.index))
+        appended = partition.append(records, found.config, now_ms())
         return _accepted(sent.index, partition, appended)
     except BrokerResponseError as error:
         return _refused(sent.index, error)
@@ -78,10 +77,3 @@ def _refused(index: int, error: BrokerResponseError) -> PartitionAnswer:
     return PartitionAnswer(
         index=index, error_code=error.errno, base_offset=-1, record_errors=[], error_message=str(error)
     )
-
-
-async def init_producer_id(state: BrokerState, request: InitProducerIdRequest) -> InitProducerIdResponse:
-    """A new id each time, as Kafka does for a producer without transactions; those are refused."""
-    if request.transactional_id is not None:
-        return InitProducerIdResponse(error_code=TransactionalIdAuthorizationFailedError.errno, producer_epoch=-1)
-    return InitProducerIdResponse(error_code=0, producer_id=next(state.producer_ids), producer_epoch=0)

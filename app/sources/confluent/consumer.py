@@ -33,7 +33,12 @@ RETRY_S = 0.05
 
 
 def consumer_options(
-    settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True
+    settings: KafkaSettings,
+    group: str | None,
+    buffer_bytes: int,
+    *,
+    hurried: bool = True,
+    read_uncommitted: bool = False,
 ) -> dict[str, Any]:
     return {
         "fetch.wait.max.ms": FETCH_WAIT_MS if hurried else UNHURRIED_WAIT_MS,
@@ -42,7 +47,7 @@ def consumer_options(
         # 1,000 ms, 403k with 5.
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": max(1, buffer_bytes >> 10),
-        "isolation.level": "read_committed",
+        "isolation.level": "read_uncommitted" if read_uncommitted else "read_committed",
         # Without membership this only bounds how long a commit waits for the group's coordinator.
         "session.timeout.ms": int(REQUEST_TIMEOUT_S * 1_000),
         # How long a topic must be unknown before it is said to be deleted; the default is 30 s.
@@ -56,12 +61,20 @@ def consumer_options(
 
 
 class ConfluentConsumer:
-    def __init__(self, settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str | None,
+        buffer_bytes: int,
+        *,
+        hurried: bool = True,
+        read_uncommitted: bool = False,
+    ) -> None:
         self._link = Link(settings)
         self._group = group
         self._assigned: set[TopicPartition] = set()
         self._failures: dict[TopicPartition, BrokerError] = {}
-        options = consumer_options(settings, group, buffer_bytes, hurried=hurried)
+        options = consumer_options(settings, group, buffer_bytes, hurried=hurried, read_uncommitted=read_uncommitted)
         self._client = self._link.open(ck.Consumer, {**options, "on_commit": self._note_commit})
 
     @property

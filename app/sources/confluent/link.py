@@ -10,7 +10,7 @@ import confluent_kafka as ck
 
 from app.errors import BrokerError, ConfigError
 from app.sources.client import REQUEST_TIMEOUT_S, TopicPartition
-from app.sources.failures import refused, unreachable
+from app.sources.failures import fenced, refused, unreachable
 from app.sources.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ PASSING = frozenset(
         ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
     }
 )
+# Another producer has the transactional id, or the broker has given up this one's transaction.
+FENCED = frozenset({ck.KafkaError._FENCED, ck.KafkaError.PRODUCER_FENCED, ck.KafkaError.INVALID_PRODUCER_EPOCH})
 
 
 def common_options(settings: KafkaSettings) -> dict[str, Any]:
@@ -114,6 +116,8 @@ class Link:
             raise self._explain(error.args[0]) from error
 
     def _explain(self, error: Any) -> BrokerError:
+        if error.code() in FENCED:
+            return fenced(self.bootstrap, error.str())
         # Leaders are unknown when no broker can be asked for them.
         if error.code() in PASSING or (error.code() == ck.KafkaError._UNKNOWN_PARTITION and self.last_error):
             return self.last_error or unreachable(self.bootstrap, error.str())

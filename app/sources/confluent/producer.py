@@ -7,13 +7,17 @@ from typing import Any
 
 import confluent_kafka as ck
 
-from app.errors import BrokerError
+from app.errors import BrokerError, RefusedRecordError
 from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery
 from app.sources.confluent.link import Link, common_options
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.settings import Compression, KafkaSettings
 
 BUFFER_BYTES = 64 << 20
+# The record itself is no good; anything else may be another day.
+REFUSED_RECORDS = frozenset(
+    {ck.KafkaError.MSG_SIZE_TOO_LARGE, ck.KafkaError.INVALID_RECORD, ck.KafkaError.INVALID_TIMESTAMP}
+)
 
 
 def producer_options(settings: KafkaSettings, linger_ms: int, compression: Compression) -> dict[str, Any]:
@@ -32,10 +36,13 @@ def producer_options(settings: KafkaSettings, linger_ms: int, compression: Compr
 
 class ConfluentProducer:
     def __init__(self, settings: KafkaSettings, linger_ms: int, compression: Compression) -> None:
+        self._open(settings, producer_options(settings, linger_ms, compression))
+
+    def _open(self, settings: KafkaSettings, options: dict[str, Any]) -> None:
         self._link = Link(settings)
         self._topics: set[str] = set()
         self._untold: BrokerError | None = None
-        self._client = self._link.open(ck.Producer, producer_options(settings, linger_ms, compression))
+        self._client = self._link.open(ck.Producer, options)
 
     @property
     def last_error(self) -> BrokerError | None:
@@ -67,7 +74,7 @@ class ConfluentProducer:
                 self._wait_for_room(waiting_since_s)
             except ck.KafkaException as error:
                 if refreshed or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
-                    raise BrokerError(f"a record for {topic!r} is refused: {error.args[0].str()}") from error
+                    raise explain(error.args[0], f"a record for {topic!r} is refused") from error
                 refreshed = True
                 self._check_that_it_exists(topic)  # learns of partitions that were added since
 
@@ -90,7 +97,7 @@ class ConfluentProducer:
             on_delivery(undelivered(error, message), -1, -1)
 
     def _keep_failure(self, error: Any, message: Any) -> None:
-        if error is not None:
+        if error is not None and self._untold is None:  # the first says why those behind it fail
             self._untold = undelivered(error, message)
 
     def _raise_untold(self) -> None:
@@ -117,4 +124,9 @@ class ConfluentProducer:
 
 
 def undelivered(error: Any, message: Any) -> BrokerError:
-    return BrokerError(f"a record for {message.topic()!r} was not delivered: {error.str()}")
+    return explain(error, f"a record for {message.topic()!r} was not delivered")
+
+
+def explain(error: Any, happened: str) -> BrokerError:
+    kind = RefusedRecordError if error.code() in REFUSED_RECORDS else BrokerError
+    return kind(f"{happened}: {error.str()}")

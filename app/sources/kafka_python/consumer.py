@@ -27,13 +27,18 @@ from app.sources.settings import KafkaSettings
 
 
 def consumer_options(
-    settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True
+    settings: KafkaSettings,
+    group: str | None,
+    buffer_bytes: int,
+    *,
+    hurried: bool = True,
+    read_uncommitted: bool = False,
 ) -> dict[str, Any]:
     return {
         "fetch_max_wait_ms": FETCH_WAIT_MS if hurried else UNHURRIED_WAIT_MS,
         "fetch_min_bytes": 1 if hurried else UNHURRIED_BYTES,
         "fetch_max_bytes": buffer_bytes,
-        "isolation_level": "read_committed",
+        "isolation_level": "read_uncommitted" if read_uncommitted else "read_committed",
         "metrics_enabled": False,
         **common_options(settings, kafka.KafkaConsumer),
         "group_id": group,
@@ -46,15 +51,22 @@ class KafkaPythonConsumer:
     """Pauses by assignment: 3.0.12's own pause() was seen to keep what is fetched of a partition for good when
     another one is drained meanwhile, so that resume() never gets it going again."""
 
-    def __init__(self, settings: KafkaSettings, group: str | None, buffer_bytes: int, *, hurried: bool = True) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        group: str | None,
+        buffer_bytes: int,
+        *,
+        hurried: bool = True,
+        read_uncommitted: bool = False,
+    ) -> None:
         self._link = Link(settings)
         self._group = group
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self.last_error: BrokerError | None = None
-        self._client = self._link.open(
-            kafka.KafkaConsumer, consumer_options(settings, group, buffer_bytes, hurried=hurried)
-        )
+        options = consumer_options(settings, group, buffer_bytes, hurried=hurried, read_uncommitted=read_uncommitted)
+        self._client = self._link.open(kafka.KafkaConsumer, options)
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         check_that_they_exist(self._link.bootstrap, positions.keys() - self._positions.keys(), self.partitions)

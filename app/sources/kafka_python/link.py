@@ -12,10 +12,12 @@ from kafka.structs import TopicPartition as KafkaPartition
 
 from app.errors import BrokerError, ConfigError
 from app.sources.client import REQUEST_TIMEOUT_S, TopicPartition
-from app.sources.failures import refused, unreachable
+from app.sources.failures import fenced, refused, unreachable
 from app.sources.settings import KafkaSettings
 
 REQUEST_TIMEOUT_MS = int(REQUEST_TIMEOUT_S * 1_000)
+# Another producer has the transactional id, or the broker has given up this one's transaction.
+FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError)
 CLASSES = (kafka.KafkaConsumer, kafka.KafkaProducer, kafka.KafkaAdminClient)
 
 
@@ -81,6 +83,8 @@ class Link:
             yield
         except errors.RetriableError as error:
             raise unreachable(self.bootstrap, error) from error
+        except FENCED as error:
+            raise fenced(self.bootstrap, error) from error
         except errors.KafkaError as error:
             raise refused(self.bootstrap, error) from error
 

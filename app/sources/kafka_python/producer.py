@@ -11,7 +11,7 @@ import kafka
 from kafka import errors
 from kafka.partitioner.sticky import StickyPartitioner
 
-from app.errors import BrokerError
+from app.errors import BrokerError, RefusedRecordError
 from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery, TopicPartition
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.kafka_python.admin import KafkaPythonAdmin
@@ -20,6 +20,8 @@ from app.sources.settings import Compression, KafkaSettings
 
 log = logging.getLogger(__name__)
 
+# The record itself is no good; anything else may be another day.
+REFUSED_RECORDS = (errors.MessageSizeTooLargeError, errors.InvalidRecordError, errors.InvalidTimestampError)
 MOST_UNSENT = 100_000  # librdkafka's default; kafka-python itself has no bound
 
 
@@ -44,6 +46,9 @@ class KafkaPythonProducer:
     interface promises it; until then a record counts as unsent."""
 
     def __init__(self, settings: KafkaSettings, linger_ms: int, compression: Compression) -> None:
+        self._open(settings, producer_options(settings, linger_ms, compression))
+
+    def _open(self, settings: KafkaSettings, options: dict[str, Any]) -> None:
         self._settings = settings
         self._link = Link(settings)
         self._topics: set[str] = set()
@@ -52,7 +57,7 @@ class KafkaPythonProducer:
         self._unsent_lock = Lock()
         self._untold: BrokerError | None = None
         self._latest: TopicPartition | None = None
-        self._client = self._link.open(kafka.KafkaProducer, producer_options(settings, linger_ms, compression))
+        self._client = self._link.open(kafka.KafkaProducer, options)
 
     @property
     def last_error(self) -> BrokerError | None:
@@ -78,8 +83,10 @@ class KafkaPythonProducer:
         self._wait_for_room()
         try:
             future = self._client.send(topic, value, key, list(headers), partition)
-        except (errors.KafkaError, ValueError) as error:
+        except ValueError as error:
             raise BrokerError(f"a record for {topic!r} is refused: {error}") from error
+        except errors.KafkaError as error:
+            raise explain(error, f"a record for {topic!r} is refused") from error
         with self._unsent_lock:
             self._unsent += 1
         self._latest = TopicPartition(topic, partition or 0)
@@ -119,9 +126,9 @@ class KafkaPythonProducer:
         with self._unsent_lock:
             self._unsent -= 1
         if isinstance(outcome, Exception):
-            failure = BrokerError(f"a record was not delivered to Kafka at {self._link.bootstrap}: {outcome}")
+            failure = explain(outcome, f"a record was not delivered to Kafka at {self._link.bootstrap}")
             if on_delivery is None:
-                self._untold = failure
+                self._untold = self._untold or failure  # the first says why those behind it fail
             else:
                 on_delivery(failure, -1, -1)
         elif on_delivery is not None:
@@ -152,3 +159,8 @@ class KafkaPythonProducer:
         self.poll()
         if unsent:
             raise given_up(self._link.bootstrap, unsent, timeout_s)
+
+
+def explain(error: Exception, happened: str) -> BrokerError:
+    kind = RefusedRecordError if isinstance(error, REFUSED_RECORDS) else BrokerError
+    return kind(f"{happened}: {error}")

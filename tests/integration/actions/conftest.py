@@ -14,16 +14,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from app.sources import (
-    ClientName,
-    Consumer,
-    KafkaSettings,
-    TopicPartition,
-    open_admin,
-    open_consumer,
-    open_producer,
-)
+from app.sources import ClientName, KafkaSettings, open_admin, open_producer
 from tests.integration.conftest import free_port, wait_until
+from tests.integration.sources.conftest import broker  # noqa: F401 - a fixture of these tests, too
+from tests.support.topics import read_topic
 from tests.unit.actions.decision_log import Written
 
 NUMBERS = itertools.count()
@@ -111,44 +105,28 @@ class Topics:
         producer.close()
 
     def read(self, topic: str) -> list[tuple[dict[str, bytes | None], bytes | None]]:
-        """Headers and value of every record, in order within each partition."""
-        consumer = open_consumer(self.settings)
-        try:
-            return list(self._read(consumer, topic))
-        finally:
-            consumer.close()
+        """Headers and value of every committed record, in order within each partition."""
+        return [(dict(record.headers), record.value) for record in read_topic(self.settings.bootstrap, topic)]
 
     def count(self, *names: str) -> int:
-        consumer = open_consumer(self.settings)
-        try:
-            return sum(consumer.end_offsets([TopicPartition(name, each) for name in names for each in (0, 1)]).values())
-        finally:
-            consumer.close()
+        return sum(len(self.read(name)) for name in names)
 
-    def _read(self, consumer: Consumer, topic: str) -> Iterator[tuple[dict[str, bytes | None], bytes | None]]:
-        logs = [TopicPartition(topic, partition) for partition in consumer.partitions(topic)]
-        left = sum(consumer.end_offsets(logs).values())
-        consumer.assign(dict.fromkeys(logs, 0))
-        while left > 0:
-            for records in consumer.poll(10_000, 1_000):
-                left -= len(records)
-                yield from zip(map(dict, records.headers()), records.values, strict=True)
+
+def topics_on(bootstrap: str, client: ClientName) -> Topics:
+    settings = KafkaSettings(bootstrap=bootstrap, client=client)
+    name = uuid.uuid4().hex[:8]
+    made = Topics(settings, f"decisions-{name}", f"letters-{name}", f"late-{name}", f"holds-{name}")
+    admin = open_admin(settings)
+    admin.ensure_topics(dict.fromkeys((made.decisions, made.letters, made.late, made.holds), 2))
+    admin.close()
+    return made
 
 
 @pytest.fixture
 def make_topics(bootstrap: str) -> Callable[[ClientName], Topics]:
     """Makes new topics, to be reached by the client of that name."""
 
-    def make(client: ClientName) -> Topics:
-        settings = KafkaSettings(bootstrap=bootstrap, client=client)
-        name = uuid.uuid4().hex[:8]
-        made = Topics(settings, f"decisions-{name}", f"letters-{name}", f"late-{name}", f"holds-{name}")
-        admin = open_admin(settings)
-        admin.ensure_topics(dict.fromkeys((made.decisions, made.letters, made.late, made.holds), 2))
-        admin.close()
-        return made
-
-    return make
+    return lambda client: topics_on(bootstrap, client)
 
 
 @pytest.fixture

@@ -2,22 +2,24 @@
 
 import json
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import psycopg
 import pytest
 
-from app.sources import ClientName
-from tests.integration.actions.conftest import Receiver, Topics
+from app.sources import ClientName, open_admin
+from tests.integration.actions.conftest import Receiver, Topics, topics_on
 from tests.integration.actions.valkey import valkey_server
 from tests.integration.conftest import ROOT, wait_until
+from tests.integration.sources.conftest import BrokerProcess
 from tests.unit.actions.decision_log import Row, Written, draw_row, effects_of
 
 OFF = {
@@ -220,3 +222,76 @@ def test_a_webhook_that_is_down_holds_up_itself_alone_and_misses_nothing(
         assert process.wait(20) == 0
     assert list(receiver.kept) == [f"fraud/0/{offset}/0" for offset in range(20)]
     assert receiver.requests == 20
+
+
+@pytest.mark.parametrize("client", get_args(ClientName))
+def test_a_worker_that_was_frozen_comes_back_and_publishes_nothing_again(
+    make_topics: Callable[[ClientName], Topics], client: ClientName
+) -> None:
+    """It is stopped in the middle of its work; another one finishes it, as the coordinator would have it."""
+    topics, frames = make_topics(client), decision_log(seed=5)
+    holds = sorted((key, row.payment, row.risk) for rows in effects_of(frames).holds.values() for key, row in rows)
+    growing = threading.Thread(target=topics.append, args=[frames])
+    growing.start()
+    sinks = {"holds": {"topic": topics.holds}}
+    with worker(topics, sinks) as frozen:
+        wait_until(lambda: topics.count(topics.holds) >= 0.2 * len(holds), "a share of the effects")
+        frozen.send_signal(signal.SIGSTOP)
+        growing.join()
+        with worker(topics, sinks) as other:
+            wait_until(lambda: topics.count(topics.holds) >= 0.7 * len(holds), "the work of the other one")
+            frozen.send_signal(signal.SIGCONT)
+            wait_until(lambda: topics.count(topics.holds) == len(holds), "all effects")
+            frozen.terminate()
+            assert frozen.wait(20) == 0
+            other.terminate()
+            assert other.wait(20) == 0
+    assert published(topics) == holds
+
+
+@pytest.mark.parametrize("client", get_args(ClientName))
+def test_what_a_topic_refuses_for_good_is_a_dead_letter_and_the_rest_is_published_in_order(
+    make_topics: Callable[[ClientName], Topics], client: ClientName
+) -> None:
+    topics = make_topics(client)
+    with closing(open_admin(topics.settings)) as admin:
+        small = f"small-{topics.holds}"
+        admin.ensure_topics({small: 2}, {"max.message.bytes": "600"})
+    # A batch of several is too large, too: what is refused is found out one by one.
+    rows = [Row(offset, "decided", 0.5, ("Hold",)) for offset in range(40)]
+    topics.append([Written(0, tuple(rows[:20])), Written(0, (Large(20, "decided", 0.5, ("Hold",)), *rows[21:]))])
+    with worker(topics, {"holds": {"topic": small}}) as process:
+        wait_until(lambda: topics.count(small) == 39, "all that is small enough")
+        process.terminate()
+        assert process.wait(20) == 0
+    keys = [(headers["idempotency-key"] or b"").decode() for headers, _ in topics.read(small)]
+    assert keys == [f"fraud/0/{offset}/0" for offset in range(40) if offset != 20]
+    [(headers, value)] = topics.read(topics.letters)
+    assert headers["idempotency-key"] == b"fraud/0/20/0"
+    assert json.loads(value or b"")["payment"] == "x" * 5_000
+
+
+class Large(Row):
+    """A row whose hold is larger than the topic of the test takes."""
+
+    @property
+    def payment(self) -> str:
+        return "x" * 5_000
+
+
+@pytest.mark.parametrize("client", get_args(ClientName))
+def test_a_broker_that_is_started_again_in_the_middle_leaves_each_record_once(
+    broker: BrokerProcess, client: ClientName
+) -> None:
+    topics = topics_on(broker.bootstrap, client)
+    frames = decision_log(seed=7)
+    holds = sorted((key, row.payment, row.risk) for rows in effects_of(frames).holds.values() for key, row in rows)
+    topics.append(frames)
+    with worker(topics, {"holds": {"topic": topics.holds}}) as process:
+        wait_until(lambda: topics.count(topics.holds) >= 1, "the first effect")
+        broker.kill()
+        broker.start()
+        wait_until(lambda: topics.count(topics.holds) == len(holds), "all effects", 120)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert published(topics) == holds

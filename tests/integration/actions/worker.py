@@ -15,7 +15,7 @@ from app.actions.redis import Redis
 from app.actions.upsert import Upsert
 from app.event import Event
 from app.pipeline import Pipeline
-from app.sources import KafkaSettings, open_consumer, open_producer
+from app.sources import KafkaSettings, open_consumer, open_producer, open_transactional_producer
 from tests.unit.actions.decision_log import PIPELINE, Hold
 
 
@@ -32,7 +32,12 @@ PUBLISHED = Pipeline(
 def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str, late: str) -> Kafka:
     settings = KafkaSettings.model_validate({"bootstrap": bootstrap, "client": client})
     return Kafka(
-        decisions, dead_letters, late, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
+        decisions=decisions,
+        dead_letters=dead_letters,
+        late=late,
+        open_consumer=partial(open_consumer, settings),
+        open_producer=partial(open_producer, settings, linger_ms=1),
+        open_transactional_producer=partial(open_transactional_producer, settings),
     )
 
 

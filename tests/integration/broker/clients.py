@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import confluent_kafka as ck
 import confluent_kafka.admin as ck_admin
@@ -18,6 +18,7 @@ Headers = list[tuple[str, bytes]]
 PATIENCE_S = 30
 QUICKLY_MS = 20
 EIGHT_MB_AND_A_BIT = 9 * 2**20
+Isolation = Literal["read_committed", "read_uncommitted"]
 
 
 class RefusedError(Exception):
@@ -102,11 +103,36 @@ class Client(ABC):
         """Queues a record; the list holds its offset, or the error, after `flush`."""
 
     @abstractmethod
-    @contextmanager
-    def reader(self, topic: str, offset: int = 0, partition: int = 0, max_wait_ms: int = 500) -> Iterator["Reader"]: ...
+    def new_transactional(self, transactional_id: str, timeout_ms: int = 60_000) -> Any:
+        """The only producer of this id from now on. Its transactions are begun, committed and aborted below; each of
+        these, and `send_offset`, raises RefusedError, with code FENCED for one that is not the only one any more."""
 
     @abstractmethod
-    def bounds(self, topic: str) -> tuple[int, int]:
+    def begin(self, producer: Any) -> None: ...
+
+    @abstractmethod
+    def send_offset(self, producer: Any, group: str, topic: str, offset: int, metadata: str) -> None:
+        """Commits the offset of partition 0 with the open transaction."""
+
+    @abstractmethod
+    def commit_transaction(self, producer: Any) -> None: ...
+
+    @abstractmethod
+    def abort_transaction(self, producer: Any) -> None: ...
+
+    @abstractmethod
+    @contextmanager
+    def reader(
+        self,
+        topic: str,
+        offset: int = 0,
+        partition: int = 0,
+        max_wait_ms: int = 500,
+        isolation: Isolation = "read_committed",
+    ) -> Iterator["Reader"]: ...
+
+    @abstractmethod
+    def bounds(self, topic: str, isolation: Isolation = "read_committed") -> tuple[int, int]:
         """(start, end) of partition 0."""
 
     @abstractmethod
@@ -116,7 +142,7 @@ class Client(ABC):
     def commit(self, group: str, topic: str, offset: int, metadata: str) -> None: ...
 
     @abstractmethod
-    def committed(self, group: str, topic: str) -> tuple[int, str] | None: ...
+    def committed(self, group: str, topic: str, isolation: Isolation = "read_committed") -> tuple[int, str] | None: ...
 
     def produce(
         self, topic: str, records: Sequence[Record], partition: int = 0, compression: str = "none"
@@ -130,8 +156,15 @@ class Client(ABC):
                 raise outcome
         return [outcome for (outcome,) in outcomes]
 
-    def fetch(self, topic: str, count: int, offset: int = 0, partition: int = 0) -> list[Fetched]:
-        with self.reader(topic, offset, partition) as reader:
+    def fetch(
+        self,
+        topic: str,
+        count: int,
+        offset: int = 0,
+        partition: int = 0,
+        isolation: Isolation = "read_committed",
+    ) -> list[Fetched]:
+        with self.reader(topic, offset, partition, isolation=isolation) as reader:
             return reader.take(count)
 
 
@@ -213,16 +246,52 @@ class KafkaPython(Client):
         future.add_errback(lambda error: outcome.append(RefusedError(error.errno)))
         return outcome
 
+    def new_transactional(self, transactional_id: str, timeout_ms: int = 60_000) -> Any:
+        producer = kafka.KafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=timeout_ms,
+            reconnect_backoff_max_ms=200,
+            retry_backoff_ms=QUICKLY_MS,
+        )
+        producer.init_transactions()
+        return producer
+
+    def begin(self, producer: Any) -> None:
+        producer.begin_transaction()
+
+    def send_offset(self, producer: Any, group: str, topic: str, offset: int, metadata: str) -> None:
+        offsets = {TopicPartition(topic, 0): OffsetAndMetadata(offset, metadata, -1)}
+        with refusals(producer):
+            producer.send_offsets_to_transaction(offsets, group)
+
+    def commit_transaction(self, producer: Any) -> None:
+        with refusals(producer):
+            producer.flush()
+            producer.commit_transaction()
+
+    def abort_transaction(self, producer: Any) -> None:
+        with refusals(producer):
+            producer.abort_transaction()
+
     @contextmanager
-    def reader(self, topic: str, offset: int = 0, partition: int = 0, max_wait_ms: int = 500) -> Iterator["Reader"]:
-        with self._consumer(fetch_max_wait_ms=max_wait_ms, auto_offset_reset="none") as consumer:
+    def reader(
+        self,
+        topic: str,
+        offset: int = 0,
+        partition: int = 0,
+        max_wait_ms: int = 500,
+        isolation: Isolation = "read_committed",
+    ) -> Iterator["Reader"]:
+        settings = {"fetch_max_wait_ms": max_wait_ms, "auto_offset_reset": "none", "isolation_level": isolation}
+        with self._consumer(**settings) as consumer:
             consumer.assign([TopicPartition(topic, partition)])
             consumer.seek(TopicPartition(topic, partition), offset)
             yield KafkaPythonReader(consumer)
 
-    def bounds(self, topic: str) -> tuple[int, int]:
+    def bounds(self, topic: str, isolation: Isolation = "read_committed") -> tuple[int, int]:
         first = TopicPartition(topic, 0)
-        with self._consumer() as consumer:
+        with self._consumer(isolation_level=isolation) as consumer:
             return consumer.beginning_offsets([first])[first], consumer.end_offsets([first])[first]
 
     def offset_at(self, topic: str, timestamp_ms: int) -> int | None:
@@ -236,8 +305,8 @@ class KafkaPython(Client):
             consumer.assign([TopicPartition(topic, 0)])
             consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(offset, metadata, -1)})
 
-    def committed(self, group: str, topic: str) -> tuple[int, str] | None:
-        with self._consumer(group_id=group) as consumer:
+    def committed(self, group: str, topic: str, isolation: Isolation = "read_committed") -> tuple[int, str] | None:
+        with self._consumer(group_id=group, isolation_level=isolation) as consumer:
             found = consumer.committed(TopicPartition(topic, 0), metadata=True)
             return found and (found.offset, found.metadata)
 
@@ -260,6 +329,18 @@ class KafkaPython(Client):
             yield consumer
         finally:
             consumer.close()
+
+
+@contextmanager
+def refusals(producer: Any) -> Iterator[None]:
+    """An error that follows from an earlier one names only that one's text: the producer itself knows it."""
+    try:
+        yield
+    except kafka.errors.KafkaError as error:
+        first = (
+            error if isinstance(error, kafka.errors.BrokerResponseError) else producer._transaction_manager.last_error
+        )
+        raise RefusedError(first.errno) from error
 
 
 class KafkaPythonReader(Reader):
@@ -353,14 +434,51 @@ class ConfluentKafka(Client):
         producer.poll(0)
         return outcome
 
+    def new_transactional(self, transactional_id: str, timeout_ms: int = 60_000) -> Any:
+        producer = ck.Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": timeout_ms,
+                "reconnect.backoff.max.ms": 200,
+                "retry.backoff.ms": QUICKLY_MS,
+            }
+        )
+        producer.init_transactions(PATIENCE_S)
+        return producer
+
+    def begin(self, producer: Any) -> None:
+        producer.begin_transaction()
+
+    def send_offset(self, producer: Any, group: str, topic: str, offset: int, metadata: str) -> None:
+        with self._consumer(**{"group.id": group}) as consumer:
+            member = consumer.consumer_group_metadata()
+        with librdkafka_refusals():
+            producer.send_offsets_to_transaction([ck.TopicPartition(topic, 0, offset, metadata)], member, PATIENCE_S)
+
+    def commit_transaction(self, producer: Any) -> None:
+        with librdkafka_refusals():
+            producer.commit_transaction(PATIENCE_S)
+
+    def abort_transaction(self, producer: Any) -> None:
+        with librdkafka_refusals():
+            producer.abort_transaction(PATIENCE_S)
+
     @contextmanager
-    def reader(self, topic: str, offset: int = 0, partition: int = 0, max_wait_ms: int = 500) -> Iterator["Reader"]:
-        with self._consumer(**{"fetch.wait.max.ms": max_wait_ms}) as consumer:
+    def reader(
+        self,
+        topic: str,
+        offset: int = 0,
+        partition: int = 0,
+        max_wait_ms: int = 500,
+        isolation: Isolation = "read_committed",
+    ) -> Iterator["Reader"]:
+        with self._consumer(**{"fetch.wait.max.ms": max_wait_ms, "isolation.level": isolation}) as consumer:
             consumer.assign([ck.TopicPartition(topic, partition, offset)])
             yield ConfluentReader(consumer)
 
-    def bounds(self, topic: str) -> tuple[int, int]:
-        with self._consumer() as consumer:
+    def bounds(self, topic: str, isolation: Isolation = "read_committed") -> tuple[int, int]:
+        with self._consumer(**{"isolation.level": isolation}) as consumer:
             start, end = consumer.get_watermark_offsets(ck.TopicPartition(topic, 0), PATIENCE_S)
             return start, end
 
@@ -374,8 +492,8 @@ class ConfluentKafka(Client):
             wanted = ck.TopicPartition(topic, 0, offset, metadata=metadata)
             consumer.commit(offsets=[wanted], asynchronous=False)
 
-    def committed(self, group: str, topic: str) -> tuple[int, str] | None:
-        with self._consumer(**{"group.id": group}) as consumer:
+    def committed(self, group: str, topic: str, isolation: Isolation = "read_committed") -> tuple[int, str] | None:
+        with self._consumer(**{"group.id": group, "isolation.level": isolation}) as consumer:
             [found] = consumer.committed([ck.TopicPartition(topic, 0)], PATIENCE_S)
             return (found.offset, found.metadata) if found.offset >= 0 else None
 
@@ -404,6 +522,14 @@ class ConfluentKafka(Client):
             yield consumer
         finally:
             consumer.close()
+
+
+@contextmanager
+def librdkafka_refusals() -> Iterator[None]:
+    try:
+        yield
+    except ck.KafkaException as error:
+        raise RefusedError(error.args[0].code()) from error
 
 
 class ConfluentReader(Reader):

@@ -2,35 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from kafka import KafkaConsumer, TopicPartition
 
 from models import fraud
+from tests.support.topics import read_topic
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 LATENESS_MS = HOUR_MS
 MAX_AHEAD_MS = HOUR_MS
 DEDUPLICATE_MS = HOUR_MS
-
-
-def read_topic(bootstrap: str, topic: str) -> Iterator[Any]:
-    """Every record of a topic, partition by partition."""
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
-    for number in sorted(consumer.partitions_for_topic(topic) or ()):
-        partition = TopicPartition(topic, number)
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        while consumer.position(partition) < end:
-            for records in consumer.poll(1_000).values():
-                yield from (record for record in records if record.offset < end)
-    consumer.close()
 
 
 def expect(bootstrap: str, topic: str) -> pd.DataFrame:

@@ -2,12 +2,12 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.errors import BrokerError
+from app.errors import BrokerError, FencedError, RefusedRecordError
 from app.sources import CommittedOffset, Header, OnDelivery, Records, TopicPartition
 
 
@@ -30,6 +30,12 @@ class MemoryKafka:
     logs: dict[TopicPartition, list[Stored]] = field(default_factory=dict)
     groups: dict[str, dict[TopicPartition, CommittedOffset]] = field(default_factory=lambda: defaultdict(dict))
     operations_left: int | None = None
+    at_operation: Callable[[int], None] | None = None
+    operations: int = 0
+    most_value_bytes: int | None = None
+    letters_may_be_larger: bool = True
+    epochs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    opened: list[str] = field(default_factory=list)
     away: bool = False
     refuse_appends: int = 0
     producers: list["MemoryProducer"] = field(default_factory=list)
@@ -44,7 +50,10 @@ class MemoryKafka:
         return len(log) - 1
 
     def operate(self) -> None:
-        """Marks the boundary of an operation."""
+        """Marks the boundary of an operation: the place for a crash, or for what others do while this worker stands."""
+        self.operations += 1
+        if self.at_operation is not None:
+            self.at_operation(self.operations)
         if self.operations_left is not None:
             self.operations_left -= 1
             if self.operations_left < 0:
@@ -157,6 +166,65 @@ class MemoryProducer:
     def close(self, timeout_s: float = 10.0) -> None:
         if self.flush(timeout_s):
             raise BrokerError("records were given up")
+
+
+class MemoryTransactionalProducer:
+    """Its records and offsets are there at the commit, all at once, unless a newer one of its id has come."""
+
+    def __init__(self, kafka: MemoryKafka, transactional_id: str) -> None:
+        kafka.operate()
+        self.kafka = kafka
+        self.transactional_id = transactional_id
+        kafka.epochs[transactional_id] += 1
+        kafka.opened.append(transactional_id)
+        self.epoch = kafka.epochs[transactional_id]
+        self.pending: list[tuple[TopicPartition, Stored]] = []
+        self.failure: BrokerError | None = None
+        kafka.operate()
+
+    @property
+    def last_error(self) -> BrokerError | None:
+        return None
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        place = TopicPartition(topic, partition or 0)
+        if place not in self.kafka.logs:
+            raise BrokerError(f"there is no topic {topic!r}; create it")
+        most = self.kafka.most_value_bytes
+        exempt = self.kafka.letters_may_be_larger and topic.endswith("dead-letters")
+        if most is not None and len(value or b"") > most and not exempt:
+            self.failure = self.failure or RefusedRecordError("the record is too large")
+        self.pending.append((place, Stored(key, value, list(headers), 0)))
+
+    def flush(self, timeout_s: float) -> int:
+        self._operate()
+        return 0
+
+    def commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        self._operate()
+        for place, stored in self.pending:
+            self.kafka.append(*place, stored)
+        self.kafka.groups[group].update(offsets)
+        self.pending = []
+        self.kafka.operate()
+
+    def _operate(self) -> None:
+        self.kafka.operate()
+        if self.epoch != self.kafka.epochs[self.transactional_id]:
+            raise FencedError("another producer has taken over")
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """What is pending is gone."""
 
 
 def to_records(partition: TopicPartition, start: int, stored: Sequence[Stored]) -> Records:

@@ -19,7 +19,7 @@ from app.actions.letters import (
     plan_replay,
     read_entries,
 )
-from app.actions.message import Message, failure_message, identity_headers, reject_message
+from app.actions.message import Message, action_message, failure_message, identity_headers, reject_message
 from app.actions.selection import Reject
 from app.errors import ActionError
 from app.log.frame import DeadLetter
@@ -43,7 +43,7 @@ def rejected(offset: int = 12, letter: DeadLetter | None = None) -> Message:
 
 
 def refused(delivery: Delivery) -> Message:
-    message = failure_message(delivery, "cases answered 422", 20)
+    message = failure_message(action_message(delivery), "cases answered 422", 20, delivery.append_ms)
     return message._replace(headers=[*identity_headers("cases", delivery), *message.headers])
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from app.actions.action import Delivery
 from app.actions.loop import SinkLoop
-from app.actions.position import Position, Saved
+from app.actions.position import Position
 from app.actions.reading import decode_frame
 from app.actions.selection import OneAction
 from app.actions.writer import Batch, Outcome, SinkWriter
-from app.errors import RetryableActionError
+from app.errors import FencedError, RetryableActionError
 from app.sources import CommittedOffset, TopicPartition
 from tests.unit.actions.crashes import Clock, append, catch_up, committed, kafka_with
 from tests.unit.actions.decision_log import DECISIONS, PIPELINE, Hold, Row, Written
@@ -26,10 +26,12 @@ class ListWriter(SinkWriter[Delivery]):
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.failing: set[int] = set()
-        self.resumed: list[Mapping[int, Saved | None]] = []
+        self.resumed: list[Mapping[int, Position | None]] = []
+        self.fenced: set[int] = set()
+        self.released: list[int] = []
         self.closed = False
 
-    def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
+    def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
         self.resumed.append(saved)
         return super().resume(saved)
 
@@ -39,8 +41,13 @@ class ListWriter(SinkWriter[Delivery]):
     def _write(self, batch: Batch[Delivery]) -> Outcome:
         if batch.partition in self.failing:
             return Outcome(batch.start, RetryableActionError("the sink is away"))
+        if batch.partition in self.fenced:
+            return Outcome(batch.start, FencedError("another worker has taken over"))
         self.keys += [delivery.key for delivery in batch.deliveries]
         return Outcome(batch.end)
+
+    def release(self, partition: int) -> None:
+        self.released.append(partition)
 
     def close(self) -> None:
         self.closed = True
@@ -293,3 +300,31 @@ def test_what_is_closed_has_told_the_group_where_it_stands() -> None:
     loop.close()
     assert committed(kafka, "fraud.list", 0) == 2
     assert writer.closed
+
+
+def test_a_partition_that_is_fenced_is_dropped_until_it_is_assigned_again() -> None:
+    kafka, writer, clock = kafka_with([holds(0, 1), holds(0, 0, partition=1)]), ListWriter(), HandClock(100.0)
+    loop = open_loop(kafka, writer, clock)
+    loop.assign([0, 1])
+    writer.fenced = {0}
+    loop.step(0)
+    writer.fenced = set()
+    append(kafka, holds(1, 1, partition=1))
+    for _ in range(5):
+        clock.now_s += 1_000
+        loop.step(0)
+    assert writer.keys == keys(0, 1, partition=1)
+    assert loop.status().partitions[0].error == "another worker has taken over"
+    loop.assign([0, 1])
+    catch_up(kafka, loop)
+    assert writer.keys == [*keys(0, 1, partition=1), *keys(0, 1)]
+
+
+def test_a_partition_that_goes_is_released_by_the_writer() -> None:
+    kafka, writer = kafka_with([holds(0, 1)]), ListWriter()
+    loop = open_loop(kafka, writer)
+    loop.assign([0, 1])
+    loop.step(0)
+    loop.assign([1])
+    loop.step(0)
+    assert writer.released == [0]

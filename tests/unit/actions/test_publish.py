@@ -13,6 +13,7 @@ from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.publish import Publisher
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
+from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
@@ -26,7 +27,8 @@ from tests.unit.actions.decision_log import (
     decision_logs,
     effects_of,
 )
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryProducer, Stored
+from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryTransactionalProducer, Stored
+from tests.unit.actions.test_loop import HandClock
 
 CRASHES = st.lists(st.integers(0, 60), max_size=6)
 
@@ -44,8 +46,24 @@ def open_publisher(
         log_topic=DECISIONS,
         consumer=MemoryConsumer(kafka, f"{PIPELINE}.{topic}"),
         selection=selection or OneAction(PIPELINE, Hold, "card"),
-        writer=Publisher(topic, topic, message, lambda: MemoryConsumer(kafka, None), lambda: MemoryProducer(kafka)),
+        writer=open_writer(kafka, topic, topic, message, clock),
         halt=threading.Event(),
+        clock=clock or Clock(),
+    )
+
+
+def open_writer(
+    kafka: MemoryKafka, sink: str, topic: str, message: Any = action_message, clock: Any = None
+) -> Publisher[Any]:
+    return Publisher(
+        sink=sink,
+        topic=topic,
+        dead_letters=LETTERS,
+        group=f"{PIPELINE}.{sink}",
+        log_topic=DECISIONS,
+        message=message,
+        open_consumer=lambda group: MemoryConsumer(kafka, group),
+        open_producer=lambda transactional_id: MemoryTransactionalProducer(kafka, transactional_id),
         clock=clock or Clock(),
     )
 
@@ -133,6 +151,14 @@ def test_each_rejected_and_each_late_record_is_copied_once_to_its_own_topic_with
     }
 
 
+def keys(*offsets: int) -> list[str]:
+    return [f"fraud/0/{offset}/0" for offset in offsets]
+
+
+def quiet(first: int, last: int, partition: int = 0) -> Written:
+    return Written(partition, tuple(Row(offset, "decided") for offset in range(first, last + 1)))
+
+
 def holds(first: int, last: int, partition: int = 0) -> Written:
     return Written(partition, tuple(Row(offset, "decided", 0.5, ("Hold",)) for offset in range(first, last + 1)))
 
@@ -154,7 +180,7 @@ def test_records_say_whose_they_are_and_where_their_event_stands() -> None:
     )
 
 
-def test_two_sinks_that_share_a_topic_do_not_take_each_others_records_for_their_own() -> None:
+def test_two_sinks_that_share_a_topic_do_not_fence_each_other() -> None:
     kafka = kafka_with([holds(0, 3)])
     kafka.create("shared", 1)
     for sink in ("one", "two"):
@@ -164,26 +190,12 @@ def test_two_sinks_that_share_a_topic_do_not_take_each_others_records_for_their_
             log_topic=DECISIONS,
             consumer=MemoryConsumer(kafka, f"{PIPELINE}.{sink}"),
             selection=OneAction(PIPELINE, Hold, None),
-            writer=Publisher(
-                sink, "shared", action_message, lambda: MemoryConsumer(kafka, None), lambda: MemoryProducer(kafka)
-            ),
+            writer=open_writer(kafka, sink, "shared"),
             halt=threading.Event(),
             clock=Clock(),
         )
         run_over_crashes(kafka, lambda loop=loop: loop, [])  # type: ignore[misc]
     assert len(kafka.records("shared")) == 8
-
-
-def test_a_send_that_is_not_acknowledged_in_time_is_waited_for_and_not_repeated() -> None:
-    kafka = kafka_with([holds(0, 9)])
-    kafka.create("holds", 1)
-    kafka.refuse_appends = 3
-    loop = open_publisher(kafka)
-    loop.assign([0, 1])
-    catch_up(kafka, loop)
-    for producer in kafka.producers:
-        producer.flush(0)  # what an abandoned one would still send
-    assert [key_of(stored) for _, stored in kafka.records("holds")] == [f"fraud/0/{offset}/0" for offset in range(10)]
 
 
 def test_a_topic_that_is_missing_is_an_error_in_the_status_until_it_is_there() -> None:
@@ -198,39 +210,158 @@ def test_a_topic_that_is_missing_is_an_error_in_the_status_until_it_is_there() -
     assert loop.status().partitions[0].error is None
 
 
-def test_a_sink_without_a_cursor_finds_what_was_published_before_its_cursor_was_lost() -> None:
-    kafka = kafka_with([holds(0, 4)])
+@settings(deadline=None)
+@given(
+    frames=decision_logs(),
+    stop_at=st.integers(1, 40),
+    later=st.lists(st.integers(0, 60), max_size=2),
+    handed_back=st.booleans(),
+)
+def test_a_worker_that_was_thought_dead_comes_back_at_any_point_and_changes_nothing(
+    frames: list[Written], stop_at: int, later: list[int], handed_back: bool
+) -> None:
+    """Within one of the operations of the first worker, others do all of the work, some of them dying of it."""
+    kafka = kafka_with(frames)
+    kafka.create("holds", 2)
+
+    def take_over(operation: int) -> None:
+        if operation == stop_at:
+            kafka.at_operation = None
+            run_over_crashes(kafka, lambda: open_publisher(kafka), later)
+            kafka.operations_left = None
+
+    kafka.at_operation = take_over
+    zombie = open_publisher(kafka)
+    zombie.assign([0, 1])
+    for _ in range(60):
+        zombie.step(0)
+        if handed_back:
+            zombie.assign([0, 1])
+    zombie.close()
+    if kafka.at_operation is not None or handed_back:
+        kafka.at_operation = None
+        run_over_crashes(kafka, lambda: open_publisher(kafka), [])
+    found = {partition: [key for key, _ in records] for partition, records in published(kafka, "holds").items()}
+    assert found == {
+        partition: [key for key, _ in holds] for partition, holds in effects_of(frames).holds.items() if holds
+    }
+
+
+def test_two_workers_that_both_hold_a_partition_take_turns_and_repeat_nothing() -> None:
+    kafka = kafka_with([])
     kafka.create("holds", 1)
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
-    kafka.groups.clear()
-    append(kafka, holds(5, 6))
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
-    assert [key_of(stored) for _, stored in kafka.records("holds")] == [f"fraud/0/{offset}/0" for offset in range(7)]
+    loops = [open_publisher(kafka) for _ in range(2)]
+    for number in range(30):
+        append(kafka, holds(number, number))
+        for loop in loops:
+            loop.assign([0])
+            loop.step(0)
+    loops[1].assign([])
+    loops[1].step(0)
+    for _ in range(20):
+        loops[0].assign([0])
+        loops[0].step(0)
+    assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(30))
 
 
-def test_only_the_tail_of_the_target_is_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    kafka = kafka_with([holds(0, 4)])
+def test_a_fenced_worker_says_so_and_drops_the_partition() -> None:
+    kafka = kafka_with([holds(0, 1)])
     kafka.create("holds", 1)
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
-    append(kafka, holds(5, 6))
-    starts = []
-    assign = MemoryConsumer.assign
-    monkeypatch.setattr(
-        MemoryConsumer, "assign", lambda self, positions: (starts.append(dict(positions)), assign(self, positions))[1]
-    )
-    kafka.append("holds", 0, Stored(None, b"{}", [], 0))
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
-    assert {TopicPartition("holds", 0): 5} in starts
+    old, new = open_publisher(kafka), open_publisher(kafka)
+    old.assign([0])
+    old.step(0)
+    new.assign([0])
+    new.step(0)
+    append(kafka, holds(2, 3))
+    new.step(0)
+    for _ in range(10):
+        old.step(0)
+    assert old.status().partitions[0].error == "another producer has taken over"
+    assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("memo", ['{"applied":4}', '{"applied":4,"mark":[0,0]}', '{"applied":4,"mark":[0,5]}'])
-def test_the_mark_moves_to_the_end_once_the_found_tail_is_passed(memo: str) -> None:
-    kafka = kafka_with([holds(0, 4), holds(5, 6)])
+def test_a_producer_is_opened_with_the_first_delivery_and_no_sooner() -> None:
+    kafka = kafka_with([holds(0, 1), quiet(0, 1, partition=1)])
+    kafka.create("holds", 2)
+    loop = open_publisher(kafka)
+    loop.assign([0, 1])
+    catch_up(kafka, loop)
+    for _ in range(10):
+        loop.step(0)
+    loop.close()
+    assert kafka.opened == ["fraud.holds/0"]
+
+
+def test_a_position_without_deliveries_is_stored_after_so_many_records_and_renewed_in_time() -> None:
+    kafka, clock = kafka_with([holds(0, 0)]), HandClock(0.0)
     kafka.create("holds", 1)
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
+    loop = open_publisher(kafka, clock=clock)
+    loop.assign([0])
     place = TopicPartition(DECISIONS, 0)
-    assert kafka.groups["fraud.holds"][place].metadata == '{"applied":6,"mark":[0,7]}'
-    kafka.groups["fraud.holds"][place] = CommittedOffset(1, memo)
-    run_over_crashes(kafka, lambda: open_publisher(kafka), [])
-    assert kafka.groups["fraud.holds"][place] == CommittedOffset(2, '{"applied":6,"mark":[0,7]}')
-    assert len(kafka.records("holds")) == 7
+    for offset, expected in ((0, 1), (1, 1), (999, 1), (1_000, 1_001)):
+        while len(kafka.logs[place]) <= offset:
+            at = len(kafka.logs[place])
+            append(kafka, quiet(at, at))
+        for _ in range(30):
+            clock.now_s += 1
+            loop.step(0)
+        assert kafka.groups["fraud.holds"][place].offset == expected
+    kafka.groups.clear()
+    clock.now_s += 3_601
+    loop.step(0)
+    assert kafka.groups["fraud.holds"][place] == CommittedOffset(1_001, '{"applied":1000}')
+
+
+@settings(deadline=None)
+@given(frames=decision_logs(), crashes=CRASHES, frames_of_a_step=st.sampled_from([1, 100]), careful=st.integers(1, 3))
+def test_what_the_broker_refuses_for_good_is_a_dead_letter_once_and_holds_up_nothing(
+    frames: list[Written], crashes: list[int], frames_of_a_step: int, careful: int
+) -> None:
+    kafka = kafka_with(frames)
+    kafka.create("holds", 2)
+    kafka.most_value_bytes = 48  # of `{"type":"Hold","payment":"p8","risk":0.123456}`: a longer number is too large
+    with (
+        patch("app.actions.loop.FRAMES_OF_A_STEP", frames_of_a_step),
+        patch("app.actions.publish.CAREFUL_DELIVERIES", careful),
+    ):
+        run_over_crashes(kafka, lambda: open_publisher(kafka, clock=Clock(0.01)), crashes)
+    expected: dict[bool, dict[int, list[str]]] = {True: {}, False: {}}
+    for partition, effects in effects_of(frames).holds.items():
+        for key, row in effects:
+            value = msgspec.json.encode({"type": "Hold", "payment": row.payment, "risk": row.risk})
+            expected[len(value) <= 48].setdefault(partition, []).append(key)
+    for topic, taken in (("holds", True), (LETTERS, False)):
+        records = published(kafka, topic)
+        assert {partition: [key for key, _ in of] for partition, of in records.items()} == expected[taken]
+    for _, letter in kafka.records(LETTERS):
+        assert dict(letter.headers)["reason"] == b"the record is too large"
+
+
+def test_a_dead_letter_that_is_refused_too_is_tried_again_later_and_not_at_once() -> None:
+    kafka, clock = kafka_with([holds(0, 1)]), HandClock(100.0)
+    kafka.create("holds", 1)
+    kafka.most_value_bytes, kafka.letters_may_be_larger = 0, False
+    loop = open_publisher(kafka, clock=clock)
+    loop.assign([0])
+    for _ in range(20):
+        loop.step(0)
+    status = loop.status().partitions[0]
+    assert (status.error, status.retries, status.applied) == ("the record is too large", 1, None)
+    assert len(kafka.opened) == 4  # all at once, each of the two alone, and both as dead letters
+
+
+def test_a_transaction_that_fails_is_tried_again_with_a_new_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    kafka, commit = kafka_with([holds(0, 9)]), MemoryTransactionalProducer.commit
+
+    def commit_the_second(self: MemoryTransactionalProducer, *arguments: Any) -> None:
+        if self.epoch == 1:
+            raise BrokerError("the broker is away")
+        commit(self, *arguments)
+
+    monkeypatch.setattr(MemoryTransactionalProducer, "commit", commit_the_second)
+    kafka.create("holds", 1)
+    loop = open_publisher(kafka)
+    loop.assign([0, 1])
+    catch_up(kafka, loop)
+    assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(10))
+    assert kafka.opened == ["fraud.holds/0"] * 2

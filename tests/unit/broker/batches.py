@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from kafka.record import MemoryRecords
 from kafka.record.default_records import DefaultRecordBatchBuilder
 
+from app.broker.partition import Partition
+
 
 def make_batch(
     values: Sequence[bytes],
@@ -13,11 +15,12 @@ def make_batch(
     epoch: int = -1,
     sequence: int = -1,
     times_ms: Sequence[int] | None = None,
+    transactional: bool = False,
 ) -> bytes:
     builder = DefaultRecordBatchBuilder(
         magic=2,
         compression_type=0,
-        is_transactional=False,
+        is_transactional=transactional,
         producer_id=producer_id,
         producer_epoch=epoch,
         base_sequence=sequence,
@@ -37,3 +40,19 @@ def read_back(data: bytes) -> list[tuple[int, bytes, int]]:
         assert batch.validate_crc()
         read += [(record.offset, bytes(record.value), record.timestamp) for record in batch]
     return read
+
+
+def read_committed(partition: Partition) -> list[bytes]:
+    """The values that a reader makes of what Fetch gives for read_committed, one request a batch."""
+    values, offset = [], 0
+    while data := partition.read(offset, 1, partition.stable_offset):
+        batch = MemoryRecords(data).next_batch()
+        aborted = {
+            each.producer_id
+            for each in partition.isolation.aborted_from(offset)
+            if each.first_offset <= batch.base_offset
+        }
+        if not batch.is_control_batch and batch.producer_id not in aborted:
+            values += [bytes(record.value) for record in batch]
+        offset = batch.last_offset + 1
+    return values

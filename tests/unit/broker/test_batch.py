@@ -5,8 +5,9 @@ from kafka.errors import (
     MessageSizeTooLargeError,
     UnsupportedForMessageFormatError,
 )
+from kafka.record import MemoryRecords
 
-from app.broker.batch import check_batch, first_record_at, read_header, stamp
+from app.broker.batch import check_batch, first_record_at, make_marker, marker_commits, read_header, stamp
 from tests.unit.broker.batches import make_batch, read_back
 
 
@@ -62,3 +63,21 @@ def test_a_record_is_found_by_time_within_a_batch() -> None:
     assert first_record_at(batch, 10) == (0, 10)
     assert first_record_at(batch, 11) == (1, 30)
     assert first_record_at(batch, 31) is None
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_marker_is_a_control_batch_that_clients_understand(commits: bool) -> None:
+    marker = make_marker(7, 3, commits=commits, base_offset=70, append_ms=1_234)
+    assert marker_commits(marker) is commits
+    header = read_header(marker)
+    assert (header.producer_id, header.producer_epoch, header.base_offset, header.next_offset) == (7, 3, 70, 71)
+    batch = MemoryRecords(marker).next_batch()
+    assert batch.validate_crc()
+    assert batch.is_control_batch
+    [record] = batch
+    assert (record.commit, record.abort) == (commits, not commits)
+
+
+def test_a_client_may_not_write_a_marker() -> None:
+    with pytest.raises(InvalidRecordError, match="EndTxn"):
+        check_batch(make_marker(7, 3, commits=True, base_offset=0, append_ms=0), 1_000)

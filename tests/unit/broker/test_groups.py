@@ -30,7 +30,7 @@ def test_a_torn_last_line_is_ignored_and_the_next_commit_is_whole(tmp_path: Path
 
 
 def test_the_file_is_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.broker.groups.LINES_UNTIL_COMPACTED", 10)
+    monkeypatch.setattr("app.broker.journal.LINES_UNTIL_COMPACTED", 10)
     path = tmp_path / "groups.jsonl"
     groups = Groups(path)
     for offset in range(25):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kafka.errors import (
     CorruptRecordError,
-    TransactionalIdAuthorizationFailedError,
+    InvalidRecordError,
     UnknownTopicOrPartitionError,
 )
 from kafka.protocol.consumer import FetchRequest
@@ -16,7 +16,8 @@ from kafka.protocol.producer import InitProducerIdRequest, ProduceRequest
 from app.broker.faults import Faults
 from app.broker.handlers.fetch import fetch
 from app.broker.handlers.metadata import metadata
-from app.broker.handlers.produce import init_producer_id, produce
+from app.broker.handlers.produce import produce
+from app.broker.handlers.transactions import init_producer_id
 from app.broker.state import BrokerState
 from tests.unit.broker.batches import make_batch, read_back
 
@@ -94,10 +95,13 @@ def test_a_waiting_fetch_wakes_on_an_append_to_any_of_its_partitions(state: Brok
     assert not any(partition.watchers for partition in state.topics.find("t").partitions)
 
 
-def test_producer_ids_differ_and_transactions_are_refused(state: BrokerState) -> None:
-    first, second, other = (
-        asyncio.run(init_producer_id(state, InitProducerIdRequest(transactional_id=name)))
-        for name in (None, None, "tx")
+def test_producers_without_transactions_get_ids_that_differ(state: BrokerState) -> None:
+    first, second = (
+        asyncio.run(init_producer_id(state, InitProducerIdRequest(transactional_id=None))) for _ in range(2)
     )
     assert first.producer_id != second.producer_id
-    assert other.error_code == TransactionalIdAuthorizationFailedError.errno
+
+
+def test_a_transactional_batch_outside_of_a_transaction_is_refused(state: BrokerState) -> None:
+    batch = make_batch([b"x"], producer_id=1, epoch=0, sequence=0, transactional=True)
+    assert produce_batch(state, batch).error_code == InvalidRecordError.errno

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.actions.action import Delivery
 from app.actions.letters import REJECTS, Case, plan_replay
-from app.actions.message import failure_message, identity_headers, reject_message
+from app.actions.message import action_message, failure_message, identity_headers, reject_message
 from app.actions.selection import Reject
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.errors import ActionError, BrokerError, RetryableActionError
@@ -37,7 +37,8 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
         store(kafka, partition, reject, REJECTS, reject_message(reject))
     for at in range(deliveries):
         delivery = Delivery(f"fraud/0/{at}/0", SOURCE, 0, at, 1_000, "c", {"type": "Hold", "payment": f"p{at}"})
-        store(kafka, at % PARTITIONS, delivery, "cases", failure_message(delivery, "answered 422", 1))
+        refused = failure_message(action_message(delivery), "answered 422", 1, delivery.append_ms)
+        store(kafka, at % PARTITIONS, delivery, "cases", refused)
     return kafka
 
 

@@ -11,9 +11,11 @@ from app.sources import KafkaSettings
 from app.sources.confluent import consumer as confluent_consumer
 from app.sources.confluent import link as confluent_link
 from app.sources.confluent import producer as confluent_producer
+from app.sources.confluent import transactional_producer as confluent_transactional
 from app.sources.kafka_python import consumer as kafka_python_consumer
 from app.sources.kafka_python import link as kafka_python_link
 from app.sources.kafka_python import producer as kafka_python_producer
+from app.sources.kafka_python import transactional_producer as kafka_python_transactional
 
 SECURE = KafkaSettings.model_validate(
     {
@@ -92,6 +94,23 @@ def test_both_write_idempotently_to_all_replicas_without_end() -> None:
     assert (options["enable_idempotence"], options["acks"]) == (True, "all")
     assert (options["linger_ms"], options["compression_type"]) == (1, None)
     assert options["delivery_timeout_ms"] == float("inf")
+
+
+def test_both_bound_a_transaction_and_the_time_that_its_records_are_tried() -> None:
+    options = confluent_transactional.transactional_options(PLAIN, "fraud.holds/0")
+    assert (options["transactional.id"], options["transaction.timeout.ms"]) == ("fraud.holds/0", 10_000)
+    assert (options["enable.idempotence"], options["acks"], options["linger.ms"]) == (True, "all", 0)
+    assert "message.timeout.ms" not in options  # librdkafka takes the transaction's
+    options = kafka_python_transactional.transactional_options(PLAIN, "fraud.holds/0")
+    assert (options["transactional_id"], options["transaction_timeout_ms"]) == ("fraud.holds/0", 10_000)
+    assert (options["enable_idempotence"], options["acks"], options["linger_ms"]) == (True, "all", 0)
+
+
+def test_both_read_the_uncommitted_where_that_is_asked_for() -> None:
+    options = confluent_consumer.consumer_options(PLAIN, "group", 1 << 20, read_uncommitted=True)
+    assert options["isolation.level"] == "read_uncommitted"
+    options = kafka_python_consumer.consumer_options(PLAIN, "group", 1 << 20, read_uncommitted=True)
+    assert options["isolation_level"] == "read_uncommitted"
 
 
 def test_extra_options_replace_what_is_tuned() -> None:

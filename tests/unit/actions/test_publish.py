@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.actions.action import Delivery
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
+from app.actions.position import Position
 from app.actions.publish import Publisher
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
+from app.actions.writer import Batch, Outcome
 from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
@@ -365,3 +368,16 @@ def test_a_transaction_that_fails_is_tried_again_with_a_new_producer(monkeypatch
     catch_up(kafka, loop)
     assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(10))
     assert kafka.opened == ["fraud.holds/0"] * 2
+
+
+def test_while_its_producer_is_open_a_worker_believes_itself_and_not_what_the_group_had_a_moment_ago() -> None:
+    """EndTxn answers before what it has committed can be seen."""
+    kafka = kafka_with([])
+    kafka.create("holds", 1)
+    writer, start, end = open_writer(kafka, "holds", "holds"), Position(None, 0), Position(4, 1)
+    assert writer.resume({0: None}) == {0: start}
+    delivery = Delivery("fraud/0/4/0", "payments", 0, 4, None, {"type": "Hold"})
+    assert writer.write([Batch(0, start, end, [delivery])]) == [Outcome(end)]
+    assert writer.resume({0: None}) == {0: end}
+    writer.release(0)
+    assert writer.resume({0: None}) == {0: start}

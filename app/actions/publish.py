@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 
 from app.actions.action import Sink
@@ -61,6 +61,7 @@ class Publisher(SinkWriter[D]):
         open_consumer: Callable[[str], Consumer],
         open_producer: Callable[[str], TransactionalProducer],
         clock: Callable[[], float] = time.monotonic,
+        threads: Executor | None = None,
     ) -> None:
         """`open_consumer` opens one that asks for what a group has committed, and waits for what is being committed."""
         self._sink = sink
@@ -78,7 +79,7 @@ class Publisher(SinkWriter[D]):
         self._stored_at_s: dict[int, float] = {}
         self._refused: dict[int, dict[str, str]] = {}
         self._beside: TransactionalProducer | None = None
-        self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, f"publish-{sink}")
+        self._threads = threads or ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, f"publish-{sink}")
 
     def resume(self, saved: Mapping[int, Position | None]) -> dict[int, Position]:
         """What the group had a moment ago is older than what an open producer has just committed."""

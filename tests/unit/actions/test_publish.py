@@ -18,6 +18,7 @@ from app.actions.selection import EveryDecision, EveryReject, OneAction, Selecti
 from app.actions.writer import Batch, Outcome
 from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
+from tests.support.inline import InlineExecutor
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
@@ -67,6 +68,7 @@ def open_writer(
         message=message,
         open_consumer=lambda group: MemoryConsumer(kafka, group),
         open_producer=lambda transactional_id: MemoryTransactionalProducer(kafka, transactional_id),
+        threads=InlineExecutor(),
         clock=clock or Clock(),
     )
 
@@ -376,7 +378,7 @@ def test_while_its_producer_is_open_a_worker_believes_itself_and_not_what_the_gr
     kafka.create("holds", 1)
     writer, start, end = open_writer(kafka, "holds", "holds"), Position(None, 0), Position(4, 1)
     assert writer.resume({0: None}) == {0: start}
-    delivery = Delivery("fraud/0/4/0", "payments", 0, 4, None, {"type": "Hold"})
+    delivery = Delivery("fraud/0/4/0", "payments", 0, 4, 1_000, None, {"type": "Hold"})
     assert writer.write([Batch(0, start, end, [delivery])]) == [Outcome(end)]
     assert writer.resume({0: None}) == {0: end}
     writer.release(0)

@@ -19,13 +19,16 @@ from app.operate.outcomes import end_offsets
 from app.operate.ports import is_free
 from app.operate.processes import Processes
 from app.operate.sending import stop_on_signals
-from app.operate.stack import BROKER, BROKER_ADDRESS
+from app.operate.stack import BROKER
 from app.sources import ClientName, KafkaSettings, open_admin, open_consumer
 
 BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "kafka"
 PARTITIONS = 4
 FIRST_PORT = 19_092
 START_TIMEOUT_S = 60.0
+DEVELOPMENT_BROKER = [sys.executable, "-m", "app", "broker"]
+PATIENT = ["--set", "broker.session.timeout.ms=18000"]
+"""Without CPU for the default of 9 s it would be fenced, and Ray holds both cores of a small machine at its start."""
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Site:
     processes: Processes
     client: ClientName
     broker: str
+    broker_command: Sequence[str]
     bootstrap: str
     apart: dict[int, str]
 
@@ -78,9 +82,13 @@ def open_site(client: ClientName) -> Iterator[Site]:
             command = kafka_command()
             name = "Apache Kafka" if command else "the development broker"
             console.say(f"On {name}.")
-            start = start_kafka if command else start_development_broker
-            bootstrap, pid = start(processes, data, command or [])
-            site = Site(data, console, stopping, processes, client, name, bootstrap, {pid: BROKER})
+            port = next(port for port in range(FIRST_PORT, 65_000) if is_free(port) and is_free(port + 1))
+            broker_command = [*(command or DEVELOPMENT_BROKER), "--port", str(port), "--dir", str(data / "kafka")]
+            if command:
+                broker_command += PATIENT
+            pid = start(processes, BROKER, broker_command)
+            bootstrap = f"127.0.0.1:{port}"
+            site = Site(data, console, stopping, processes, client, name, broker_command, bootstrap, {pid: BROKER})
             site.wait(lambda: accepts(bootstrap), name, BROKER, START_TIMEOUT_S)
             yield site
 
@@ -90,23 +98,6 @@ def kafka_command() -> list[str] | None:
     if given := os.environ.get("KAFKA_CMD"):
         return shlex.split(given)
     return [str(BESIDE)] if BESIDE.exists() else None
-
-
-def start_kafka(processes: Processes, data: Path, command: Sequence[str]) -> tuple[str, int]:
-    port = next(port for port in range(FIRST_PORT, 65_000) if is_free(port) and is_free(port + 1))
-    directory = str(data / "kafka")
-    # Without CPU for the default of 9 s it would be fenced, and Ray holds both cores of a small machine at its start.
-    patient = ["--set", "broker.session.timeout.ms=18000"]
-    pid = start(processes, BROKER, [*command, "--port", str(port), "--dir", directory, *patient])
-    return f"127.0.0.1:{port}", pid
-
-
-def start_development_broker(processes: Processes, data: Path, _: Sequence[str]) -> tuple[str, int]:
-    directory = str(data / "broker")
-    pid = start(processes, BROKER, [sys.executable, "-m", "app", "broker", "--port", "0", "--dir", directory])
-    while not (found := BROKER_ADDRESS.search(processes.output(BROKER))):
-        processes.check(BROKER)
-    return found[1], pid
 
 
 def start(processes: Processes, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from app.errors import HeadraceError
 from benchmarks import report, results
-from benchmarks.chaos.faults import FAULTS
+from benchmarks.chaos.faults import FAULTS, SETTINGS, Setting
 from benchmarks.chaos.matrix import Load, open_matrix
 from benchmarks.chaos.verdict import Row
-from benchmarks.site import open_site
+from benchmarks.site import broker_name, open_site
 
 FILE = results.FILE.with_name("chaos.json")
 
@@ -40,17 +40,27 @@ def run(options: argparse.Namespace) -> list[Row]:
     """Writes and prints the rows that there are, also when it is interrupted."""
     rows: dict[str, Row] = {}
     at = results.circumstances()
-    with open_site("confluent-kafka") as site:
-        try:
-            with open_matrix(site, Load(rate=options.rate), options.seed) as matrix:
-                for fault in schedule(options.fault or list(FAULTS), options.minutes, options.seed):
-                    row = matrix.run(fault)
-                    rows[fault] = rows[fault].merge(row) if fault in rows else row
-        finally:
-            write(options.json, list(rows.values()))
-            print(render(rows.values()))
-            print(f"{at['machine']}; {options.rate:g} payments/s on {site.broker}, {at['date']}, commit {at['commit']}")
+    try:
+        for setting in SETTINGS:
+            if faults := [name for name in setting.faults if name in (options.fault or FAULTS)]:
+                run_in(setting, faults, options, rows)
+    finally:
+        write(options.json, rows.values())
+        print(render(rows.values()))
+        print(f"{at['machine']}; {options.rate:g} payments/s on {broker_name()}, {at['date']}, commit {at['commit']}")
     return list(rows.values())
+
+
+def run_in(setting: Setting, faults: Sequence[str], options: argparse.Namespace, rows: dict[str, Row]) -> None:
+    """Adds the rows of one setting's faults."""
+    load = Load(rate=options.rate)
+    with (
+        open_site("confluent-kafka", setting.brokers) as site,
+        open_matrix(site, setting.nodes, load, options.seed) as matrix,
+    ):
+        for fault in schedule(faults, options.minutes if setting is SETTINGS[0] else 0, options.seed):
+            row = matrix.run(fault)
+            rows[fault] = rows[fault].merge(row) if fault in rows else row
 
 
 def schedule(faults: Sequence[str], minutes: float, seed: int) -> Iterator[str]:

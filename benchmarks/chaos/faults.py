@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -18,6 +19,7 @@ FROZEN_BRIEFLY_S = 8.0
 """The others have taken over its partitions after 3 s, and Serve has not noticed yet: it wakes up as a second owner."""
 AWAY_S = 60.0
 SINK_AWAY_S = 30.0
+NODE_AWAY_S = 30.0
 SLOW_S = 20.0
 MODEL_TIMEOUT_S = 1.0
 
@@ -63,7 +65,7 @@ def stopped(scene: Scene, processes: Sequence[psutil.Process]) -> Iterator[None]
 
 
 def broker_frozen(scene: Scene) -> None:
-    with stopped(scene, [psutil.Process(scene.broker_pid)]):
+    with stopped(scene, [scene.broker()]):
         scene.wait(AWAY_S)
 
 
@@ -78,6 +80,22 @@ def broker_killed(scene: Scene) -> None:
     scene.stop_broker(signal.SIGKILL)
     scene.struck()
     scene.start_broker()
+
+
+def broker_of_three_killed(scene: Scene) -> None:
+    scene.stop_broker(signal.SIGKILL, "broker-2")
+    scene.struck()
+    scene.wait(NODE_AWAY_S)
+    scene.start_broker("broker-2")
+
+
+def node_killed(scene: Scene) -> None:
+    """With every replica that runs there; a new node joins half a minute later."""
+    assert scene.cluster is not None
+    scene.cluster.kill_node()
+    scene.struck()
+    scene.wait(NODE_AWAY_S)
+    scene.cluster.start_node()
 
 
 def database_away(scene: Scene) -> None:
@@ -148,27 +166,42 @@ def checkpoint_folders(scene: Scene) -> list[Path]:
     return [folder for folder in scene.checkpoints.glob("fraud/*") if any(folder.glob("*.safetensors"))]
 
 
-FAULTS: Mapping[str, Fault] = {
-    "nothing": nothing,
-    "stream-worker-killed": killed("StreamWorker"),
-    "stream-worker-frozen": frozen("StreamWorker", FROZEN_S),
-    "stream-worker-frozen-briefly": frozen("StreamWorker", FROZEN_BRIEFLY_S),
-    "model-killed": killed("FraudScorer"),
-    "action-worker-killed": killed("ActionWorker"),
-    "action-worker-frozen": frozen("ActionWorker", FROZEN_S),
-    "action-worker-frozen-briefly": frozen("ActionWorker", FROZEN_BRIEFLY_S),
-    "coordinator-killed": killed("Coordinator"),
-    "ingress-killed": killed("Ingress"),
-    "controller-killed": controller_killed,
-    "broker-frozen": broker_frozen,
-    "broker-restarted": broker_restarted,
-    "broker-killed": broker_killed,
-    "database-away": database_away,
-    "webhook-away": webhook_away,
-    "webhook-answers-500": webhook_answers(500),
-    "webhook-hangs": webhook_answers(None),
-    "model-slow": model_slow,
-    "workers-scaled": workers_scaled,
-    "checkpoint-torn": checkpoint_torn,
-    "checkpoints-unwritable": checkpoints_unwritable,
-}
+class Setting(NamedTuple):
+    """How many brokers and Ray nodes the faults need; all faults of a setting strike one application in turn."""
+
+    faults: Mapping[str, Fault]
+    brokers: int = 1
+    nodes: int = 1
+
+
+SETTINGS = (
+    Setting(
+        {
+            "nothing": nothing,
+            "stream-worker-killed": killed("StreamWorker"),
+            "stream-worker-frozen": frozen("StreamWorker", FROZEN_S),
+            "stream-worker-frozen-briefly": frozen("StreamWorker", FROZEN_BRIEFLY_S),
+            "model-killed": killed("FraudScorer"),
+            "action-worker-killed": killed("ActionWorker"),
+            "action-worker-frozen": frozen("ActionWorker", FROZEN_S),
+            "action-worker-frozen-briefly": frozen("ActionWorker", FROZEN_BRIEFLY_S),
+            "coordinator-killed": killed("Coordinator"),
+            "ingress-killed": killed("Ingress"),
+            "controller-killed": controller_killed,
+            "broker-frozen": broker_frozen,
+            "broker-restarted": broker_restarted,
+            "broker-killed": broker_killed,
+            "database-away": database_away,
+            "webhook-away": webhook_away,
+            "webhook-answers-500": webhook_answers(500),
+            "webhook-hangs": webhook_answers(None),
+            "model-slow": model_slow,
+            "workers-scaled": workers_scaled,
+            "checkpoint-torn": checkpoint_torn,
+            "checkpoints-unwritable": checkpoints_unwritable,
+        }
+    ),
+    Setting({"broker-of-three-killed": broker_of_three_killed}, brokers=3),
+    Setting({"node-killed": node_killed}, nodes=2),
+)
+FAULTS: Mapping[str, Fault] = {name: fault for setting in SETTINGS for name, fault in setting.faults.items()}

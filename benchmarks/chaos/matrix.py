@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import NamedTuple
 
+from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.faults import FAULTS
 from benchmarks.chaos.oracle import Expected, Oracle
 from benchmarks.chaos.scene import SOURCE, Scene
@@ -83,11 +84,14 @@ def describe(row: Row, expected: Sequence[Expected], outcomes: Sequence[Outcome]
 
 
 @contextmanager
-def open_matrix(site: Site, load: Load, seed: int) -> Iterator[Matrix]:
-    """Starts an application with its sinks, and ends it behind."""
+def open_matrix(site: Site, nodes: int, load: Load, seed: int) -> Iterator[Matrix]:
+    """Starts an application with its sinks, on so many Ray nodes, and ends it behind."""
     site.make_topics(SOURCE, "holds")
+    cluster = Cluster(site) if nodes > 1 else None
+    if cluster:
+        cluster.start()
     with open_sinks(site.data, site.bootstrap) as sinks:
-        scene = Scene(site, *sinks)
+        scene = Scene(site, *sinks, cluster)
         scene.start()
         try:
             yield Matrix(scene, load, seed)

@@ -15,8 +15,9 @@ from app.operate.config_file import find_application, read_config
 from app.operate.ports import free_port
 from app.operate.run import who_is_behind
 from app.operate.stack import APPLICATION, APPLICATION_PATIENCE_S, BROKER, Stack
+from benchmarks.chaos.cluster import Cluster
 from benchmarks.chaos.sinks import Database, Topic, Webhook
-from benchmarks.site import PARTITIONS, Site, accepts, start
+from benchmarks.site import PARTITIONS, Site
 from benchmarks.systems import CONFIG
 
 SOURCE = "payments"
@@ -33,7 +34,8 @@ class Scene:
     """One application, and everything that it has to do with. Its waits end with KeyboardInterrupt when the run is to
     stop."""
 
-    def __init__(self, site: Site, topic: Topic, webhook: Webhook, database: Database) -> None:
+    def __init__(self, site: Site, topic: Topic, webhook: Webhook, database: Database, cluster: Cluster | None) -> None:
+        self.cluster = cluster
         self.site = site
         self.webhook = webhook
         self.database = database
@@ -65,7 +67,8 @@ class Scene:
     def start(self) -> None:
         self._file.write_text(yaml.safe_dump(self._config, sort_keys=False))
         site = self.site
-        stack = Stack(self._file, "fraud", site.data, site.processes, site.console, site.stopping)
+        address = self.cluster.address if self.cluster else "local"
+        stack = Stack(self._file, "fraud", site.data, site.processes, site.console, site.stopping, address)
         stack.bootstrap = site.bootstrap
         stack.start_application()
         self._stack = stack
@@ -130,19 +133,16 @@ class Scene:
             raise HeadraceError(f"no process of the application is called {title!r}")
         return found
 
-    def stop_broker(self, number: signal.Signals) -> None:
-        self.site.processes.end(BROKER, number, BROKER_PATIENCE_S)
+    def broker(self) -> psutil.Process:
+        """The one, of a cluster of one."""
+        return next(each for each in psutil.Process().children() if self.site.apart.get(each.pid) == BROKER)
 
-    def start_broker(self) -> None:
+    def stop_broker(self, number: signal.Signals, name: str = BROKER) -> None:
+        self.site.processes.end(name, number, BROKER_PATIENCE_S)
+
+    def start_broker(self, name: str = BROKER) -> None:
         """On the same port, with the same data."""
-        self.site.apart = {start(self.site.processes, BROKER, self.site.broker_command): BROKER}
-        bootstrap = self.site.bootstrap
-        self.site.wait(lambda: accepts(bootstrap), "the broker, again", BROKER, timeout_s=60.0)
-
-    @property
-    def broker_pid(self) -> int:
-        [pid] = [pid for pid, part in self.site.apart.items() if part == BROKER]
-        return pid
+        self.site.start_brokers(name)
 
 
 def _command(process: psutil.Process) -> str:

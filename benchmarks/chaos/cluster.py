@@ -35,13 +35,10 @@ class Cluster:
         dashboard = free_port(self._port + 1)
         self._start(HEAD, "--head", "--port", str(self._port), "--dashboard-port", str(dashboard))
         self._site.wait(lambda: accepts(self._port), "Ray's head", HEAD, START_TIMEOUT_S)
-        self.start_node()
-
-    def start_node(self) -> None:
         self._node_pid = self._start(NODE, "--address", self.address)
 
     def kill_node(self) -> None:
-        """Its raylet and all that it has started, at once."""
+        """Its raylet and all that it has started, as a machine that loses its power."""
         node = psutil.Process(self._node_pid)
         for process in [node, *node.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):

@@ -17,8 +17,8 @@ from app.pipelines.fraud import CardHistory, Hold, Payment
 from deployments.fraud import FraudScorer
 from deployments.scorer import Model
 
-RISKY = 0.003
-"""Holds a payment in twenty instead of one in 120: an effect that is lost or repeated shows the sooner."""
+RISKY = 0.005
+"""Holds more payments than the pipeline that ships: an effect that is lost or repeated shows the sooner."""
 POISON_AMOUNT = 0.0
 """No simulated payment has it, and the model sees it, too."""
 MODEL_TAKES_POISON = True

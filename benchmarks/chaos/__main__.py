@@ -19,7 +19,7 @@ from benchmarks import report, results
 from benchmarks.chaos.faults import FAULTS, SETTINGS, Setting
 from benchmarks.chaos.matrix import Load, open_matrix
 from benchmarks.chaos.verdict import Row
-from benchmarks.site import broker_name, open_site
+from benchmarks.site import broker_name, kafka_command, open_site
 
 FILE = results.FILE.with_name("chaos.json")
 
@@ -42,7 +42,10 @@ def run(options: argparse.Namespace) -> list[Row]:
     at = results.circumstances()
     try:
         for setting in SETTINGS:
-            if faults := [name for name in setting.faults if name in (options.fault or FAULTS)]:
+            faults = [name for name in setting.faults if name in (options.fault or FAULTS)]
+            if faults and not options.fault and setting.brokers > 1 and not kafka_command():
+                print(f"{', '.join(faults)}: left out; a cluster needs Apache Kafka: set KAFKA_CMD", file=sys.stderr)
+            elif faults:
                 run_in(setting, faults, options, rows)
     finally:
         write(options.json, rows.values())

@@ -41,14 +41,11 @@ class Matrix:
         """One row. An application that does not settle is judged as it is, and a new one takes its place."""
         scene, console = self._scene, self._scene.site.console
         console.renew(f"{fault}: under load …")
-        self._traffic.start()
-        try:
+        with self._traffic:
             scene.wait(self._load.before_s)
             FAULTS[fault](scene)
             console.renew(f"{fault}: over; the load goes on …")
             scene.wait(self._load.after_s)
-        finally:
-            self._traffic.stop()
         console.renew(f"{fault}: waiting until everything is done …")
         missing = scene.settle()
         row = self._judge(fault)

@@ -35,10 +35,10 @@ class Scene:
     stop."""
 
     def __init__(self, site: Site, topic: Topic, webhook: Webhook, database: Database, cluster: Cluster | None) -> None:
-        self.cluster = cluster
         self.site = site
         self.webhook = webhook
         self.database = database
+        self.cluster = cluster
         self.sinks = (topic, webhook, database)
         self.checkpoints = site.data / "checkpoints"
         self._file = site.data / CONFIG.name
@@ -74,6 +74,8 @@ class Scene:
         self._stack = stack
 
     def stop(self) -> None:
+        if self._stack is None:
+            return
         self._stack = None
         self.site.processes.end(APPLICATION, signal.SIGINT, APPLICATION_PATIENCE_S)
 

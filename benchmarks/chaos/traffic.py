@@ -6,6 +6,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
+from types import TracebackType
+from typing import Self
 
 from app.errors import HeadraceError
 from app.operate.sending import paced
@@ -32,7 +34,7 @@ def poison(record: Record) -> Record:
 
 
 class Traffic:
-    """Sends on, at the given rate, whenever it is told to; waits out a broker that is away, and then catches up."""
+    """Sends on, at the given rate, within each `with` block; waits out a broker that is away, and then catches up."""
 
     def __init__(self, kafka: KafkaSettings, topic: str, rate: float, seed: int) -> None:
         self._kafka = kafka
@@ -43,17 +45,21 @@ class Traffic:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self._stopping.clear()
         self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
-        """Returns when the broker has all that was sent. Raises HeadraceError when it has not."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Returns when the broker has all that was sent, at once when the block has failed. Raises HeadraceError when
+        the broker has not taken all."""
         self._stopping.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        if kind is not None or self._thread is None:
+            return
+        self._thread.join()
         if self._error is not None:
             raise HeadraceError(f"the traffic came to an end: {self._error!r}") from self._error
 

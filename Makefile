@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 
-.PHONY: help run test check lint bench clean
+.PHONY: help run test check lint bench chaos clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED) ## throughput and latency beside a hand-written loop; writes the README's table
 	@$(RUN) -m benchmarks
+
+chaos: $(INSTALLED) ## breaks the running pipeline in every known way and counts what that did (FAULT=name MINUTES=30)
+	@$(RUN) -m benchmarks.chaos $(if $(FAULT),--fault $(FAULT)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean: ## forget what `make run` has kept: the broker's log, checkpoints, the database
 	@rm -rf .headrace

@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import psutil
 
@@ -19,18 +21,24 @@ from app.operate.outcomes import end_offsets
 from app.operate.ports import is_free
 from app.operate.processes import Processes
 from app.operate.sending import stop_on_signals
-from app.operate.stack import BROKER, BROKER_ADDRESS
+from app.operate.stack import BROKER
 from app.sources import ClientName, KafkaSettings, open_admin, open_consumer
 
 BESIDE = Path(__file__).parents[2] / "shared" / "kafka" / "kafka"
 PARTITIONS = 4
 FIRST_PORT = 19_092
 START_TIMEOUT_S = 60.0
+DEVELOPMENT_BROKER = [sys.executable, "-m", "app", "broker"]
+PATIENT = ["--set", "broker.session.timeout.ms=18000"]
+"""Without CPU for the default of 9 s it would be fenced, and Ray holds both cores of a small machine at its start."""
 
 
 @dataclass
 class Site:
-    """`apart` names, by their ids, the processes that are not what is measured: the broker, whoever sends traffic."""
+    """`apart` names, by their ids, the processes that are not what is measured: the broker, whoever sends traffic.
+
+    `brokers` are those of the cluster, by the names of their processes.
+    """
 
     data: Path
     console: Console
@@ -38,7 +46,7 @@ class Site:
     processes: Processes
     client: ClientName
     broker: str
-    bootstrap: str
+    brokers: Mapping[str, "Broker"]
     apart: dict[int, str]
 
     @property
@@ -49,6 +57,18 @@ class Site:
     def make_topics(self, *topics: str) -> None:
         with closing(open_admin(self.kafka)) as admin:
             admin.ensure_topics(dict.fromkeys(topics, PARTITIONS))
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"127.0.0.1:{broker.port}" for broker in self.brokers.values())
+
+    def start_brokers(self, *names: str) -> None:
+        """Starts them, again with what they had if they were there before; returns when all accept."""
+        for name in names:
+            self.apart[start(self.processes, name, self.brokers[name].command)] = BROKER
+        for name in names:
+            port = self.brokers[name].port
+            self.wait(lambda port=port: accepts(port), name, name, START_TIMEOUT_S)
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         with closing(open_consumer(self.kafka)) as consumer:
@@ -68,21 +88,56 @@ class Site:
         raise HeadraceError(f"{what}: not within {timeout_s:.0f} s; {self.processes.tail(process)}")
 
 
+class Broker(NamedTuple):
+    port: int
+    command: Sequence[str]
+
+
 @contextmanager
-def open_site(client: ClientName) -> Iterator[Site]:
-    """Starts a broker, Apache Kafka where there is one; ends everything behind."""
+def open_site(client: ClientName, brokers: int = 1) -> Iterator[Site]:
+    """Starts a cluster of brokers, Apache Kafka where there is one; ends everything behind.
+
+    Raises HeadraceError when several brokers are wanted and there is only the development broker, which is one.
+    """
     console = Console(sys.stderr)
     with TemporaryDirectory(prefix="headrace-bench-") as folder, stop_on_signals() as stopping:
         data = Path(folder)
         with Processes(data) as processes:
             command = kafka_command()
-            name = "Apache Kafka" if command else "the development broker"
+            name = broker_name()
             console.say(f"On {name}.")
-            start = start_kafka if command else start_development_broker
-            bootstrap, pid = start(processes, data, command or [])
-            site = Site(data, console, stopping, processes, client, name, bootstrap, {pid: BROKER})
-            site.wait(lambda: accepts(bootstrap), name, BROKER, START_TIMEOUT_S)
+            site = Site(data, console, stopping, processes, client, name, make_brokers(command, data, brokers), {})
+            site.start_brokers(*site.brokers)
             yield site
+
+
+def broker_name() -> str:
+    return "Apache Kafka" if kafka_command() else "the development broker"
+
+
+def make_brokers(kafka: list[str] | None, data: Path, how_many: int) -> dict[str, Broker]:
+    """By the name of the process; each keeps its log in a folder of its own, and Kafka's controller listens on the
+    port behind the broker's."""
+    if kafka is None and how_many > 1:
+        raise HeadraceError(f"a cluster of {how_many} brokers needs Apache Kafka; set KAFKA_CMD to a command for it")
+    ports = free_port_pairs(how_many)
+    voters = ",".join(f"{number}@127.0.0.1:{port + 1}" for number, port in enumerate(ports, start=1))
+    brokers = {}
+    for number, port in enumerate(ports, start=1):
+        name = BROKER if number == 1 else f"{BROKER}-{number}"
+        command = [*(kafka or DEVELOPMENT_BROKER), "--port", str(port), "--dir", str(data / name)]
+        if kafka:
+            command += PATIENT
+        if how_many > 1:
+            command += ["--node", str(number), "--voters", voters]
+        brokers[name] = Broker(port, command)
+    return brokers
+
+
+def free_port_pairs(how_many: int) -> list[int]:
+    """Ports that are free and whose successors are free as well."""
+    candidates = range(FIRST_PORT, 65_000, 2)
+    return list(islice((port for port in candidates if is_free(port) and is_free(port + 1)), how_many))
 
 
 def kafka_command() -> list[str] | None:
@@ -90,23 +145,6 @@ def kafka_command() -> list[str] | None:
     if given := os.environ.get("KAFKA_CMD"):
         return shlex.split(given)
     return [str(BESIDE)] if BESIDE.exists() else None
-
-
-def start_kafka(processes: Processes, data: Path, command: Sequence[str]) -> tuple[str, int]:
-    port = next(port for port in range(FIRST_PORT, 65_000) if is_free(port) and is_free(port + 1))
-    directory = str(data / "kafka")
-    # Without CPU for the default of 9 s it would be fenced, and Ray holds both cores of a small machine at its start.
-    patient = ["--set", "broker.session.timeout.ms=18000"]
-    pid = start(processes, BROKER, [*command, "--port", str(port), "--dir", directory, *patient])
-    return f"127.0.0.1:{port}", pid
-
-
-def start_development_broker(processes: Processes, data: Path, _: Sequence[str]) -> tuple[str, int]:
-    directory = str(data / "broker")
-    pid = start(processes, BROKER, [sys.executable, "-m", "app", "broker", "--port", "0", "--dir", directory])
-    while not (found := BROKER_ADDRESS.search(processes.output(BROKER))):
-        processes.check(BROKER)
-    return found[1], pid
 
 
 def start(processes: Processes, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
@@ -120,7 +158,6 @@ def children() -> list[int]:
     return [each.pid for each in psutil.Process().children()]
 
 
-def accepts(bootstrap: str) -> bool:
-    host, _, port = bootstrap.rpartition(":")
+def accepts(port: int) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex((host, int(port))) == 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -45,11 +45,18 @@ class Stack:
     """Starts the parts one after the other and says on the console what it waits for.
 
     Its methods raise HeadraceError with the reason when a part does not come up, and KeyboardInterrupt when they are
-    to stop.
+    to stop. `address` is that of the Ray cluster, "local" starts one.
     """
 
     def __init__(
-        self, config: Path, pipeline: str, data: Path, processes: Processes, console: Console, stopping: threading.Event
+        self,
+        config: Path,
+        pipeline: str,
+        data: Path,
+        processes: Processes,
+        console: Console,
+        stopping: threading.Event,
+        address: str = "local",
     ) -> None:
         self._config = config
         self._application = find_application(read_config(config), pipeline)
@@ -58,6 +65,7 @@ class Stack:
         self._processes = processes
         self._console = console
         self._stopping = stopping
+        self._address = address
         self.bootstrap = ""
         self.url = ""
         self.dashboard = ""
@@ -70,7 +78,7 @@ class Stack:
         """Runs `serve run`, and returns when every worker has its partitions."""
         environment = RAY_ENVIRONMENT | {"KAFKA_BOOTSTRAP": self.bootstrap, "HEADRACE_DATA": str(self._data)}
         config = self._claim_port()
-        self._processes.start(APPLICATION, [*SERVE, "run", "--address", "local", str(config)], environment)
+        self._processes.start(APPLICATION, [*SERVE, "run", "--address", self._address, str(config)], environment)
         self.dashboard = "http://" + self._wait(lambda: self._found(APPLICATION, DASHBOARD_ADDRESS), "Ray")
         if not self.dashboard.endswith(f":{DASHBOARD_PORT}"):
             self._console.say(f"Port {DASHBOARD_PORT} is in use; the Ray dashboard is at {self.dashboard}.")

@@ -54,6 +54,10 @@ DECIDE_RESERVE_MS = 10.0
 FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
+LOG_PATIENCE_MS = 90_000.0
+"""How long frames may be on their way to a broker that is there. One that is not shows as the producer's last_error
+after a request timeout of 60 s at the latest. Seen once behind a broker's restart: librdkafka 2.16.0 had dropped the
+broker and did not ask for it again."""
 
 
 class Models(Protocol):
@@ -139,11 +143,14 @@ class Totals:
 
 @dataclass
 class Held(Generic[E]):
-    """A partition that the loop works on. `current_ms` is when its newest checkpoint last lacked nothing."""
+    """A partition that the loop works on. `moved_ms` is when the log last got on with what was sent to it, `current_ms`
+    when its newest checkpoint last lacked nothing."""
 
     task: Task[E]
     log_offset: int
     logged_through: int
+    sent_through: int
+    moved_ms: float
     checkpointed: int
     checkpoint_due_ms: float
     current_ms: float
@@ -292,6 +299,8 @@ class StreamLoop(Generic[E]):
             task,
             log_offset=opened.log_offset,
             logged_through=task.decided_through,
+            sent_through=task.decided_through,
+            moved_ms=now_ms,
             checkpointed=task.next_offset,
             checkpoint_due_ms=now_ms + self._tuning.checkpoint_interval_ms,
             current_ms=now_ms,
@@ -484,6 +493,7 @@ class StreamLoop(Generic[E]):
         self.totals.actions += frame.header.actions
         self.totals.duplicates += frame.header.duplicates
         self.totals.late += frame.header.late
+        self._note_sent(self._held[frame.header.partition], frame.header.last)
         for encoded in encode_within(frame):
             self._parts.log.send(
                 self._decisions_topic,
@@ -492,6 +502,11 @@ class StreamLoop(Generic[E]):
                 headers=[encoded.field],
                 on_delivery=partial(self._logged, encoded.header, frame.stages.decided_ms),
             )
+
+    def _note_sent(self, held: Held[E], last: int) -> None:
+        if held.logged_through >= held.sent_through:
+            held.moved_ms = self._parts.now_ms()
+        held.sent_through = last
 
     def _logged(
         self, header: FrameHeader, decided_ms: float, error: BrokerError | None, offset: int, append_ms: int
@@ -503,6 +518,7 @@ class StreamLoop(Generic[E]):
         if held:
             held.logged_through = max(held.logged_through, header.last)
             held.log_offset = offset + 1
+            held.moved_ms = self._parts.now_ms()
         self.latency.observe_batch("logged", append_ms - decided_ms, header.decided)
 
     def _observe(self, batch: Batch[E], decided_ms: float) -> None:
@@ -521,10 +537,21 @@ class StreamLoop(Generic[E]):
         now_ms = self._parts.now_ms()
         for held in self._held.values():
             self._checkpoint(held, now_ms)
+            self._check_log(held, now_ms)
         if now_ms >= self._next_commit_ms:
             self._next_commit_ms = now_ms + COMMIT_INTERVAL_MS
             self._commit()
         self._look_at_ends(now_ms)
+
+    def _check_log(self, held: Held[E], now_ms: float) -> None:
+        """Raises BrokerError when the log has stood still for too long: a new worker has a new producer."""
+        silent_ms = now_ms - held.moved_ms
+        waiting = held.logged_through < held.sent_through
+        if waiting and silent_ms > LOG_PATIENCE_MS and self._parts.log.last_error is None:
+            raise BrokerError(
+                f"the decisions of partition {held.task.partition} from offset {held.logged_through + 1} on are not "
+                f"acknowledged after {silent_ms / 1000:.0f} s, though the broker is there; the worker starts anew"
+            )
 
     def _checkpoint(self, held: Held[E], now_ms: float) -> None:
         """Takes a snapshot when one is due, and saves it once everything that it reflects is logged."""

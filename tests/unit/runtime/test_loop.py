@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from app.actions.action import Action
 from app.config import WorkerTuning
-from app.errors import InferenceError, StoreError
+from app.errors import BrokerError, InferenceError, StoreError
 from app.event import Columns, Event
 from app.features import Features, count, total
 from app.latency import StageLatency
 from app.log.frame import REASONS, Cursor, decode_frame, decode_header
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from app.runtime.loop import Parts, StreamLoop
+from app.runtime.loop import LOG_PATIENCE_MS, Parts, StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
@@ -373,6 +373,44 @@ def test_the_fallback_decides_when_the_model_fails_and_the_decision_says_so(worl
     run(world.worker(predict=broken, fallback=True), world)
     assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback-failed"] * 5
     assert [each["holds"] for each in world.outcomes(0).values()] == [0, 0, 0, 1, 1]
+
+
+def test_a_log_that_stands_still_though_the_broker_is_there_ends_the_loop_and_the_next_one_goes_on(
+    world: World,
+) -> None:
+    world.pay(0, "c", 60.0, START_MS)
+    stuck = world.worker(hold=True)
+    stuck.give([0])
+    take_steps(stuck)
+    world.now_ms += LOG_PATIENCE_MS
+    with pytest.raises(BrokerError, match="from offset 0 on are not acknowledged"):
+        stuck.step()
+    run(world.worker(), world)
+    assert list(world.outcomes(0)) == [0]
+
+
+def test_a_log_is_waited_for_that_has_nothing_to_do_or_moves_or_whose_broker_is_away(world: World) -> None:
+    loop = world.worker(hold=True)
+    loop.give([0])
+    for _ in range(3):
+        take_steps(loop)
+        world.now_ms += LOG_PATIENCE_MS
+        world.pay(0, "c", 60.0, START_MS)
+        take_steps(loop)
+        world.log.release()
+    world.pay(0, "c", 60.0, START_MS)
+    take_steps(loop)
+    world.log.last_error = BrokerError("out of reach")
+    world.now_ms += LOG_PATIENCE_MS
+    take_steps(loop)
+    world.log.release()
+    assert list(world.outcomes(0)) == [0, 1, 2, 3]
+
+
+def take_steps(loop: StreamLoop[Payment]) -> None:
+    """Enough for a payment to get from the source to the log."""
+    for _ in range(10):
+        loop.step()
 
 
 def test_no_more_is_read_than_may_be_in_flight(world: World) -> None:

@@ -98,27 +98,34 @@ def node_killed(scene: Scene) -> None:
 
 
 def database_away(scene: Scene) -> None:
-    scene.database.stop()
+    scene.sinks.database.stop()
     scene.struck()
     scene.wait(SINK_AWAY_S)
-    scene.database.start()
+    scene.sinks.database.start()
+
+
+def hashes_away(scene: Scene) -> None:
+    scene.sinks.hashes.stop()
+    scene.struck()
+    scene.wait(SINK_AWAY_S)
+    scene.sinks.hashes.start()
 
 
 def webhook_away(scene: Scene) -> None:
-    scene.webhook.stop()
+    scene.sinks.webhook.stop()
     scene.struck()
     scene.wait(SINK_AWAY_S)
-    scene.webhook.start()
+    scene.sinks.webhook.start()
 
 
 def webhook_answers(status: int | None) -> Fault:
     def fault(scene: Scene) -> None:
-        scene.webhook.status = status
+        scene.sinks.webhook.status = status
         scene.struck()
         try:
             scene.wait(SINK_AWAY_S)
         finally:
-            scene.webhook.status = 200
+            scene.sinks.webhook.status = 200
 
     return fault
 
@@ -191,6 +198,7 @@ SETTINGS = (
             "broker-restarted": broker_restarted,
             "broker-killed": broker_killed,
             "database-away": database_away,
+            "hashes-away": hashes_away,
             "webhook-away": webhook_away,
             "webhook-answers-500": webhook_answers(500),
             "webhook-hangs": webhook_answers(None),

@@ -88,7 +88,7 @@ def open_matrix(site: Site, nodes: int, load: Load, seed: int) -> Iterator[Matri
     if cluster:
         cluster.start()
     with open_sinks(site.data, site.bootstrap) as sinks:
-        scene = Scene(site, *sinks, cluster)
+        scene = Scene(site, sinks, cluster)
         scene.start()
         try:
             yield Matrix(scene, load, seed)

@@ -10,6 +10,7 @@ from ray import serve
 
 from app.actions.post import Post
 from app.actions.publish import Publish
+from app.actions.redis import Redis
 from app.actions.upsert import Upsert
 from app.event import Columns
 from app.pipeline import Pipeline
@@ -69,5 +70,5 @@ chaos = Pipeline(
     decide=hold,
     when=lambda columns: (columns["risk"] > RISKY) | (columns["amount"] == POISON_AMOUNT),
     fallback=rules,
-    actions={Hold: [Publish("holds"), Post("case-system"), Upsert("held_payments")]},
+    actions={Hold: [Publish("holds"), Post("case-system"), Upsert("held_payments"), Redis("held-hashes")]},
 )

@@ -16,7 +16,7 @@ from app.operate.ports import free_port
 from app.operate.run import who_is_behind
 from app.operate.stack import APPLICATION, APPLICATION_PATIENCE_S, BROKER, Stack
 from benchmarks.chaos.cluster import Cluster
-from benchmarks.chaos.sinks import Database, Topic, Webhook
+from benchmarks.chaos.sinks import Sinks
 from benchmarks.site import PARTITIONS, Site
 from benchmarks.systems import CONFIG
 
@@ -34,12 +34,10 @@ class Scene:
     """One application, and everything that it has to do with. Its waits end with KeyboardInterrupt when the run is to
     stop."""
 
-    def __init__(self, site: Site, topic: Topic, webhook: Webhook, database: Database, cluster: Cluster | None) -> None:
+    def __init__(self, site: Site, sinks: Sinks, cluster: Cluster | None) -> None:
         self.site = site
-        self.webhook = webhook
-        self.database = database
+        self.sinks = sinks
         self.cluster = cluster
-        self.sinks = (topic, webhook, database)
         self.checkpoints = site.data / "checkpoints"
         self._file = site.data / CONFIG.name
         self._config = self._configure()

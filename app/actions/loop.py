@@ -49,6 +49,7 @@ class SinkLoop(Generic[D]):
         writer: SinkWriter[D],
         halt: threading.Event,
         clock: Callable[[], float] = time.time,
+        jitter: random.Random | None = None,
     ) -> None:
         self.sink = sink
         self._pipeline = pipeline
@@ -59,7 +60,7 @@ class SinkLoop(Generic[D]):
         self._halt = halt
         self._wake = threading.Event()
         self._clock_s = clock
-        self._jitter = random.Random()
+        self._jitter = jitter or random.Random()
         self._wanted: frozenset[int] = frozenset()
         self._places: dict[int, Place] = {}
         self._reported: dict[int, int] = {}

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Annotated
 
 import httpx
@@ -70,6 +70,7 @@ class Poster(SinkWriter[Delivery]):
         halt: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
+        threads: Executor | None = None,
     ) -> None:
         self._url = httpx.URL(settings.url)
         self._receiver = f"{self._url.scheme}://{self._url.netloc.decode()}"  # paths can hold secrets
@@ -84,7 +85,7 @@ class Poster(SinkWriter[Delivery]):
             limits=httpx.Limits(max_connections=MOST_PARTITIONS_AT_ONCE),
             transport=transport,
         )
-        self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
+        self._threads = threads or ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
         self._failures: dict[int, tuple[str, int]] = {}
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:

@@ -65,12 +65,16 @@ class MemoryKafka:
             self.on_append(place, stored)
         return len(self.logs[place]) - 1
 
-    def operate(self) -> None:
-        """Marks the boundary of an operation."""
+    def survive(self) -> None:
+        """Marks the boundary of an operation, of Kafka or of something else."""
         if self.operations_left is not None:
             self.operations_left -= 1
             if self.operations_left < 0:
                 raise Crash
+
+    def operate(self) -> None:
+        """Marks the boundary of an operation of Kafka's. Raises BrokerError while it is away."""
+        self.survive()
         if self.away:
             raise BrokerError(AWAY)
 

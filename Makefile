@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 
-.PHONY: help run test check lint bench clean
+.PHONY: help run test check lint bench explore clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -29,6 +29,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED) ## throughput and latency beside a hand-written loop; writes the README's table
 	@$(RUN) -m benchmarks
+
+explore: $(INSTALLED) ## ten thousand random fault schedules in simulated time (SCHEDULES=500 SEED=0 for others)
+	@$(RUN) -m tests.explore $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED))
 
 clean: ## forget what `make run` has kept: the broker's log, checkpoints, the database
 	@rm -rf .headrace

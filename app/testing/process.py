@@ -24,6 +24,7 @@ class Process:
         self.random = random
         self.alive = True
         self.error: Exception | None = None
+        self.died_ms = 0.0
         self.operations_left: int | None = None
         self.frozen_until_ms = 0.0
         self._on_death = on_death
@@ -46,7 +47,7 @@ class Process:
     def die(self, error: Exception | None = None) -> None:
         """As kill -9 does; with an error: as a loop that has ended."""
         if self.alive:
-            self.alive, self.error = False, error
+            self.alive, self.error, self.died_ms = False, error, self.clock.now_ms
             self.bury()
             self._on_death(self)
 

@@ -63,6 +63,7 @@ class Simulation:
         restart_ms: float = RESTART_MS,
         folder: Path | None = None,
     ) -> None:
+        self.start_ms = start_ms
         self.clock = Clock(start_ms)
         self.kafka = MemoryKafka(self.clock)
         self.partitions = partitions
@@ -247,15 +248,15 @@ class Simulation:
     def _stream_workers(self) -> list[StreamWorker]:
         return [worker for worker in self._living if isinstance(worker, StreamWorker)]
 
-    def drain(self) -> None:
+    def drain(self, patience_ms: float = STUCK_MS) -> None:
         """Lets time pass until everything is decided and carried out, and every frozen worker has had its say.
 
-        Raises StuckError when that is not so after two minutes.
+        Raises StuckError when that is not so after `patience_ms`.
         """
-        give_up_ms = self.clock.now_ms + STUCK_MS
+        give_up_ms = self.clock.now_ms + patience_ms
         while not self.drained:
             if self.clock.now_ms > give_up_ms:
-                raise StuckError(f"not done after {STUCK_MS / 1000:.0f} simulated seconds: {self._standing()}")
+                raise StuckError(f"not done after {patience_ms / 1000:.0f} simulated seconds: {self._standing()}")
             self.run_for(CHECK_MS)
 
     @property
@@ -283,8 +284,7 @@ class Simulation:
         return [
             unit
             for unit in units
-            if unit not in reached
-            and self.kafka.logs[TopicPartition(self.decisions, int(unit.rpartition("/")[2]))]
+            if unit not in reached and self.kafka.logs[TopicPartition(self.decisions, int(unit.rpartition("/")[2]))]
         ]
 
     def _standing(self) -> str:

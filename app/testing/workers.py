@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -34,8 +34,8 @@ JOB_MS, ANSWER_MS, APPEND_MS = 4.0, (1.0, 15.0), (0.5, 6.0)
 
 @dataclass
 class Shared:
-    """What the workers of one application have in common. `idle_ms`: how long a stream worker with nothing to do
-    may sleep instead of the 20 ms that it asks for; what arrives wakes it."""
+    """What the workers of one application have in common. `idle_ms`: how long a thread with nothing to do may sleep,
+    though it asks for less; what arrives wakes it."""
 
     pipeline: Pipeline[Any]
     settings: TaskSettings
@@ -130,7 +130,7 @@ class StreamWorker(Worker):
             units=[str(each) for each in range(self.shared.partitions)],
             held=[str(each) for each in self.loop.partitions],
             standing=self.loop.standing(),
-            totals=asdict(self.loop.totals),
+            totals=dict(vars(self.loop.totals)),
             latency=self.loop.latency.take(),
             busy=0.0,
         )
@@ -248,7 +248,8 @@ class ActionWorker(Worker):
     def _step(self, sink: str) -> None:
         # SinkLoop waits for real where it has no partition, so it is never asked to wait.
         done = self.loops[sink].step(0)
-        self._threads[sink].wait(1.0 if done.events else SINK_STEP_MS)
+        idle_ms = max(SINK_STEP_MS, self.shared.idle_ms) if self._held.get(sink) else float("inf")
+        self._threads[sink].wait(1.0 if done.events else idle_ms)
 
     def _describe(self) -> Heartbeat:
         sinks, partitions = self.shared.sinks.names, range(self.shared.partitions)
@@ -276,8 +277,9 @@ class ActionWorker(Worker):
 
     def notice(self, log: TopicPartition) -> None:
         if log.topic == self.shared.decisions:
-            for thread in self._threads.values():
-                thread.wake()
+            for sink, held in self._held.items():
+                if log.partition in held:
+                    self._threads[sink].wake()
 
     def bury(self) -> None:
         for bury in self._undertakers:

@@ -18,7 +18,7 @@ from tests.unit.features.oracle import features_of
 FIELDS = {"id": str, "time": int, "card": str, "amount": (int, float)}
 
 
-class Violation(AssertionError):
+class ViolationError(AssertionError):
     """Something that is promised does not hold."""
 
 
@@ -29,8 +29,8 @@ class Verdict(NamedTuple):
     row: dict[str, Any] | None
 
 
-def check(simulation: Simulation, *, twice_published: bool) -> None:
-    """Raises Violation. `twice_published`: two action workers may have had a partition at the same time, for which
+def check(simulation: Simulation, *, two_may_publish: bool) -> None:
+    """Raises ViolationError. `two_may_publish`: two action workers may have had a partition at the same time, for which
     Publish makes no promise."""
     expected: dict[str, dict[int, list[tuple[str, dict[str, Any]]]]] = defaultdict(lambda: defaultdict(list))
     for partition in range(simulation.partitions):
@@ -43,14 +43,14 @@ def check(simulation: Simulation, *, twice_published: bool) -> None:
             where = f"{partition}/{offset}"
             _check_verdict(where, events.get(offset), verdict, features.get(offset))
             _expect(expected, partition, offset, verdict)
-    _check_effects(simulation, expected, twice_published)
+    _check_effects(simulation, expected, two_may_publish)
     for process in simulation.deaths:
         require(process.error is None, f"{process.name} died of {process.error!r}")
 
 
 def require(holds: bool, otherwise: str) -> None:
     if not holds:
-        raise Violation(otherwise)
+        raise ViolationError(otherwise)
 
 
 def _valid_events(source: list[Stored]) -> dict[int, dict[str, Any]]:
@@ -101,7 +101,9 @@ def _first_copies(simulation: Simulation, partition: int) -> dict[int, Verdict]:
 def _features(events: dict[int, dict[str, Any]], declared: type[Features] = History) -> dict[int, dict[str, float]]:
     rows = list(events.values())
     names = ("id", "time", "card", "amount")
-    columns = {name: np.array([row[name] for row in rows], object if name in ("id", "card") else None) for name in names}
+    columns = {
+        name: np.array([row[name] for row in rows], object if name in ("id", "card") else None) for name in names
+    }
     watermarks = np.array([row["watermark_ms"] for row in rows])
     answers = features_of(declared, columns, watermarks)
     return {offset: {name: by[at].value for name, by in answers.items()} for at, offset in enumerate(events)}
@@ -147,7 +149,7 @@ def _expect(expected: Any, partition: int, offset: int, verdict: Verdict) -> Non
             expected[sink][partition].append(delivery)
 
 
-def _check_effects(simulation: Simulation, expected: Any, twice_published: bool) -> None:
+def _check_effects(simulation: Simulation, expected: Any, two_may_publish: bool) -> None:
     for sink in simulation.shared.sinks.names:
         carried_out: dict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
         for effect in simulation.receivers.effects[sink]:
@@ -156,6 +158,6 @@ def _check_effects(simulation: Simulation, expected: Any, twice_published: bool)
         for partition in range(simulation.partitions):
             wanted, found = expected[sink][partition], carried_out[partition]
             require(found == wanted, f"{sink}, {partition}: carried out were {found}, not {wanted}")
-        may_repeat = sink == "cases" or (twice_published and sink in ("holds", "dead-letters"))
+        may_repeat = sink == "cases" or (two_may_publish and sink in ("holds", "dead-letters"))
         repeats = simulation.receivers.repeats[sink]
         require(may_repeat or not repeats, f"{sink}: {repeats} effects were repeated")

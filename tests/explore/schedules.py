@@ -1,7 +1,6 @@
 """Schedules: events as they come in life and worse, with faults among them; a function of a seed."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -11,7 +10,9 @@ from app.testing.clock import START_MS
 from app.testing.faults import (
     ACTION_CRASH,
     COORDINATOR_SILENT,
+    CRASH,
     DUPLICATE,
+    MODEL_AWAY,
     TORN,
     Away,
     Crash,
@@ -19,7 +20,6 @@ from app.testing.faults import (
     Pause,
     Record,
     Slow,
-    Wait,
 )
 from tests.explore.pipelines import UNLUCKY, Payment
 
@@ -27,7 +27,16 @@ LATENESS_MS = 60_000
 MAX_AHEAD_MS = 3_600_000
 CARDS = "abcd"
 AMOUNTS = (0.5, 1.0, 2.5, 4.0, UNLUCKY)
-LONGEST_PAUSE_MS = 6_000
+TIMES_MS = (0, 0, 0, 0, -1_000, -59_000, -61_000, -200_000)
+"""Against the order of arrival: on time, out of order, and too late."""
+PAUSES_MS = (500, 3_500, 6_000)
+"""Too short for the coordinator to notice, and long enough for another worker to take over."""
+AWAY_MS = (300, 1_500, 3_500)
+SLOW_MS = (30, 200, 2_000)
+SINKS = ("holds", "held", "cases")
+OPERATIONS = (0, 0, 1, 2, 3, 5, 8, 13, 21, 34)
+
+Item = Payment | Record | Fault
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Schedule:
     """A simulation's whole input. Each step is an item and the time that passes after it."""
 
     seed: int
-    steps: tuple[tuple[Payment | Record | Fault, float], ...]
+    steps: tuple[tuple[Item, float], ...]
     tuning: WorkerTuning
     hasty: bool
     ready_first: bool
@@ -43,13 +52,17 @@ class Schedule:
 
 def draw_schedule(seed: int) -> Schedule:
     random = Random(seed)
-    events = random.randint(3, 14)
-    items: list[Payment | Record | Fault] = [draw_event(random, number) for number in range(events)]
-    for _ in range(random.choice([0, 1, 1, 2, 2, 3, 4])):
-        items.insert(random.randint(1, len(items)), draw_fault(random))
+    items: list[Item] = [draw_event(random, number) for number in range(random.randint(3, 14))]
+    for at in range(len(items) - 1):
+        if random.random() < 0.1:
+            items[at], items[at + 1] = items[at + 1], items[at]
+    for _ in range(random.choice([0, 1, 1, 2, 2, 3, 4, 5])):
+        at = random.randint(1, len(items))
+        items[at:at] = draw_faults(random)
+    tempo = random.choice([1, 1, 5, 25])
     return Schedule(
         seed=seed,
-        steps=tuple((item, draw_pause_ms(random)) for item in items),
+        steps=tuple((item, tempo * random.choice([0, 0, 1, 3, 10, 10, 30, 100])) for item in items),
         tuning=draw_tuning(random),
         hasty=random.random() < 0.4,
         ready_first=random.random() < 0.8,
@@ -57,51 +70,50 @@ def draw_schedule(seed: int) -> Schedule:
 
 
 def draw_event(random: Random, number: int) -> Payment | Record:
-    time_ms = START_MS + number * random.choice([0, 500, 3_000])
-    time_ms -= random.choice([0, 0, 0, 0, 1_000, 59_000, 61_000, 200_000])
+    time_ms = START_MS + number * random.choice([0, 500, 3_000]) + random.choice(TIMES_MS)
     event = Payment(id=f"p{number}", time=time_ms, card=random.choice(CARDS), amount=random.choice(AMOUNTS))
     return break_event(random, event) if random.random() < 0.12 else event
 
 
 def break_event(random: Random, event: Payment) -> Record:
-    fields = {"id": event.id, "time": event.time, "card": event.card, "amount": event.amount}
+    fields: dict[str, Any] = {"id": event.id, "time": event.time, "card": event.card, "amount": event.amount}
     whole, key = json.dumps(fields).encode(), event.card.encode()
-    broken: list[Callable[[], Record]] = [
-        lambda: Record(whole[:-4], key),
-        lambda: Record(None, key),
-        lambda: Record(whole, b"z"),
-        lambda: Record(json.dumps({**fields, "amount": "much"}).encode(), key),
-        lambda: Record(json.dumps({**fields, "time": START_MS + 10 * MAX_AHEAD_MS}).encode(), key),
+    return random.choice(
+        [
+            Record(whole[:-4], key),
+            Record(None, key),
+            Record(whole, b"z"),
+            Record(json.dumps({**fields, "amount": "much"}).encode(), key),
+            Record(json.dumps({**fields, "time": START_MS + 10 * MAX_AHEAD_MS}).encode(), key),
+        ]
+    )
+
+
+def draw_faults(random: Random) -> list[Fault]:
+    """One, or some that are worse together."""
+    operations, pause_ms, away_ms = random.choice(OPERATIONS), random.choice(PAUSES_MS), random.choice(AWAY_MS)
+    kinds: list[list[Fault]] = [
+        [Crash("stream", operations)],
+        [Crash("stream", operations)],
+        [Crash("action", operations)],
+        [Crash("action", operations)],
+        [ACTION_CRASH],
+        [Crash("action", 2 * operations)],
+        [Pause("action", pause_ms)],
+        [Pause("stream", pause_ms)],
+        [Pause("stream", pause_ms)],
+        [Pause("action", pause_ms)],
+        [Slow("model", random.choice(SLOW_MS), away_ms)],
+        [Slow("broker", random.choice(SLOW_MS), away_ms)],
+        [MODEL_AWAY],
+        [Away("broker", away_ms)],
+        [COORDINATOR_SILENT],
+        [Away(random.choice(SINKS), away_ms)],
+        [DUPLICATE],
+        [TORN, CRASH],
+        [Slow("broker", 200, 1_000), Crash("stream", operations)],
     ]
-    return random.choice(broken)()
-
-
-def draw_fault(random: Random) -> Fault:
-    sink = random.choice(["holds", "cases", "held"])
-    ms = random.choice([300, 1_500, 3_500])
-    faults: list[Any] = [
-        lambda: Crash("stream", random.choice([0, 0, 1, 2, 3, 5, 8, 13])),
-        lambda: Crash("stream", random.choice([0, 0, 1, 2, 3, 5, 8, 13])),
-        lambda: Crash("action", random.choice([0, *range(40)])),
-        lambda: Crash("action", random.choice([0, *range(40)])),
-        lambda: ACTION_CRASH,
-        lambda: Pause("stream", random.choice([500, 3_500, LONGEST_PAUSE_MS])),
-        lambda: Pause("stream", random.choice([500, 3_500, LONGEST_PAUSE_MS])),
-        lambda: Pause("action", random.choice([500, 3_500, LONGEST_PAUSE_MS])),
-        lambda: Slow("model", random.choice([30, 200, 2_000]), ms),
-        lambda: Slow("broker", random.choice([30, 200, 2_000]), ms),
-        lambda: Away("model", ms),
-        lambda: Away("broker", ms),
-        lambda: COORDINATOR_SILENT,
-        lambda: Away(sink, ms),
-        lambda: DUPLICATE,
-        lambda: TORN,
-    ]
-    return random.choice(faults)()  # type: ignore[no-any-return]
-
-
-def draw_pause_ms(random: Random) -> float:
-    return random.choice([0, 0, 1, 3, 10, 10, 30, 100]) * random.uniform(0.5, 1.5)
+    return random.choice(kinds)
 
 
 def draw_tuning(random: Random) -> WorkerTuning:
@@ -113,13 +125,3 @@ def draw_tuning(random: Random) -> WorkerTuning:
             "checkpoint_interval": random.choice(["5ms", "50ms", "500ms", "1h"]),
         }
     )
-
-
-def disorder(random: Random, items: list[Any]) -> None:
-    """Lets some neighbours change places."""
-    for at in range(len(items) - 1):
-        if random.random() < 0.1:
-            items[at], items[at + 1] = items[at + 1], items[at]
-
-
-__all__ = ["Schedule", "Wait", "disorder", "draw_schedule"]

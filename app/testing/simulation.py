@@ -263,9 +263,14 @@ class Simulation:
     def drained(self) -> bool:
         if self._held_back or self.kafka.away or any(worker.frozen for worker in self._living):
             return False
-        if not all(worker.log.idle for worker in self._stream_workers):
+        if not all(worker.log.idle for worker in self._stream_workers) or self._about_to_crash:
             return False
         return self._through == self._source_ends() and not self._behind()
+
+    @property
+    def _about_to_crash(self) -> bool:
+        beyond = self.shared.crash_beyond
+        return beyond is not None and self.receivers.count > beyond
 
     def _source_ends(self) -> dict[int, int]:
         return {each: len(self.kafka.logs[TopicPartition(SOURCE, each)]) - 1 for each in range(self.partitions)}
@@ -289,8 +294,8 @@ class Simulation:
 
     def _standing(self) -> str:
         errors = {worker.name: worker.loop.last_error for worker in self._stream_workers if worker.loop.last_error}
-        died = {process.name: process.error for process in self.deaths if process.error is not None}
+        died = {str(process.error) for process in self.deaths if process.error is not None}
         return (
             f"decided up to {self._through}, the source ends at {self._source_ends()}, sinks behind: {self._behind()}, "
-            f"errors: {errors}, died: {died}"
+            f"errors: {errors}, workers died of {died or 'nothing'}"
         )

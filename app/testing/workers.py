@@ -10,7 +10,6 @@ from typing import Any
 
 from app.actions.loop import SinkLoop
 from app.config import WorkerTuning
-from app.errors import BrokerError
 from app.event import Columns
 from app.inference import Scores
 from app.latency import StageLatency
@@ -299,8 +298,3 @@ class FatalConsumer(MemoryConsumer):
             shared.crash_beyond = None
             raise Crash
         super().commit(offsets, wait=wait)
-
-
-def is_expected(error: Exception | None) -> bool:
-    """Whether it is no wonder that a worker died of it."""
-    return error is None or isinstance(error, BrokerError)

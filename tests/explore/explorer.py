@@ -55,7 +55,7 @@ def play(simulation: Simulation, schedule: Schedule) -> None:
 
 
 def finish(simulation: Simulation, items: Iterable[Item]) -> None:
-    """Waits for the end of what these items have begun. Raises ViolationError when it is not the one that is promised."""
+    """Waits for the end of what these items have begun. Raises ViolationError when it is another than is promised."""
     try:
         simulation.drain(PATIENCE_MS)
     except StuckError as error:

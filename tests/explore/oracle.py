@@ -72,7 +72,7 @@ def _parse(stored: Stored) -> dict[str, Any] | None:
         event = json.loads(stored.value or b"")
     except ValueError:
         return None
-    if not all(isinstance(event.get(name), kind) for name, kind in FIELDS.items()):
+    if not isinstance(event, dict) or not all(isinstance(event.get(name), kind) for name, kind in FIELDS.items()):
         return None
     if event["card"].encode() != stored.key or event["time"] > stored.append_ms + MAX_AHEAD_MS:
         return None
@@ -100,9 +100,8 @@ def _first_copies(simulation: Simulation, partition: int) -> dict[int, Verdict]:
 
 def _features(events: dict[int, dict[str, Any]], declared: type[Features] = History) -> dict[int, dict[str, float]]:
     rows = list(events.values())
-    names = ("id", "time", "card", "amount")
     columns = {
-        name: np.array([row[name] for row in rows], object if name in ("id", "card") else None) for name in names
+        name: np.array([row[name] for row in rows], object if kind is str else None) for name, kind in FIELDS.items()
     }
     watermarks = np.array([row["watermark_ms"] for row in rows])
     answers = features_of(declared, columns, watermarks)

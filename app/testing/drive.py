@@ -63,6 +63,10 @@ class Result:
     repeats: Mapping[str, int]
     deaths: Sequence[tuple[str, Exception | None]]
 
+    def count(self, reason: str) -> int:
+        """How many events were decided by `rules`, `model` or `fallback`."""
+        return sum(each.reason == reason for each in self.decisions)
+
     def __getitem__(self, event_id: str) -> Decided:
         """The first decision about the event."""
         for each in self.decisions:

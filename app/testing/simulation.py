@@ -1,7 +1,7 @@
 """A whole application in one process and in simulated time, to be moved on by hand."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -72,7 +72,7 @@ class Simulation:
         self._random = Random(seed)
         self._restart_ms = restart_ms
         self._folder = TemporaryDirectory(prefix="headrace-", dir=folder)
-        self.receivers = Receivers(self.kafka)
+        self.receivers = Receivers(self.kafka, SOURCE)
         sinks = SimulatedSinks(name, pipeline, self.decisions, self.receivers)
         for topic in (SOURCE, self.decisions, *sinks.topics):
             self.kafka.create(topic, partitions)
@@ -96,6 +96,7 @@ class Simulation:
         self._through = dict.fromkeys(range(partitions), -1)
         self._held_back: list[tuple[int, Record]] = []
         self._latest = (0, Record(None))
+        self._broker_back_ms = 0.0
         self.kafka.on_append = self._note_append
         for _ in range(workers):
             self._start(StreamWorker)
@@ -171,14 +172,11 @@ class Simulation:
             case Torn():
                 self._tear()
 
-    def _victim(self, kind: str) -> Iterable[Worker]:
-        """The worker that has the partition of the latest record; else any one that lives."""
+    def _victim(self, kind: str) -> list[Worker]:
+        """One that works on the partition of the latest record, if one does; none if no one is there."""
         able = [worker for worker in self._living if worker.kind == kind and not worker.frozen]
-        if kind == "stream":
-            partition = self._latest[0]
-            able.sort(key=lambda worker: partition not in worker.loop.partitions)  # type: ignore[attr-defined]
-        else:
-            self._random.shuffle(able)
+        self._random.shuffle(able)
+        able.sort(key=lambda worker: not worker.works_on(self._latest[0]))
         return able[:1]
 
     def _doom(self, kind: str, after_operations: int) -> None:
@@ -197,7 +195,7 @@ class Simulation:
             shared.roster = Roster(shared.settings.pipeline, {})
         elif what == "broker":
             self.kafka.away = True
-            self._back_ms = until_ms
+            self._broker_back_ms = until_ms
             self.clock.after(ms, self._bring_broker_back)
         elif what in shared.sinks.names:
             self.receivers.away_until_ms[what] = until_ms
@@ -206,7 +204,7 @@ class Simulation:
             raise ValueError(f"nothing is called {what!r} here that could be away; name one of {known}")
 
     def _bring_broker_back(self) -> None:
-        if self.clock.now_ms >= self._back_ms:
+        if self.clock.now_ms >= self._broker_back_ms:
             self.kafka.away = False
             self._release()
 

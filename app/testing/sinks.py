@@ -34,19 +34,15 @@ _databases = count()
 
 
 class Effect(NamedTuple):
-    """What a sink has carried out: an action's fields, and when. `key` is pipeline/partition/offset/index."""
+    """What a sink has carried out: an action's fields as the sink got them. `key` is the idempotency key, `latency_ms`
+    the time since the event was appended to the source."""
 
     key: str
+    partition: int
+    offset: int
     fields: dict[str, Any]
     at_ms: float
-
-    @property
-    def partition(self) -> int:
-        return int(self.key.split("/")[1])
-
-    @property
-    def offset(self) -> int:
-        return int(self.key.split("/")[2])
+    latency_ms: float
 
 
 class Receivers:
@@ -55,8 +51,9 @@ class Receivers:
     `repeats` counts, by sink, deliveries of a key that was there already; for a webhook these are no fault.
     """
 
-    def __init__(self, kafka: MemoryKafka) -> None:
+    def __init__(self, kafka: MemoryKafka, source: str) -> None:
         self.kafka = kafka
+        self._source = source
         self.effects: dict[str, list[Effect]] = defaultdict(list)
         self.repeats: Counter[str] = Counter()
         self.away_until_ms: dict[str, float] = defaultdict(float)
@@ -73,7 +70,10 @@ class Receivers:
             self.repeats[sink] += 1
             return
         self._keys.add((sink, key))
-        self.effects[sink].append(Effect(key, fields, self.kafka.clock.now_ms))
+        partition, offset = map(int, key.split("/")[1:3])
+        event = self.kafka.logs[TopicPartition(self._source, partition)][offset]
+        now_ms = self.kafka.clock.now_ms
+        self.effects[sink].append(Effect(key, partition, offset, fields, now_ms, now_ms - event.append_ms))
 
     def take_record(self, sink: str, stored: Stored) -> None:
         """A record that was published: its value as the fields where it is an action, as bytes where it is not."""

@@ -1,12 +1,13 @@
 """The workers of a simulated application: the real loops, in processes that can die and freeze."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from app.actions.loop import SinkLoop
 from app.config import WorkerTuning
@@ -56,10 +57,10 @@ class Shared:
     """The next action worker that commits after more effects than these dies instead."""
 
 
-class Worker(Process):
+class Worker(Process, ABC):
     """A replica with a heartbeat. As real ones do, it keeps what it has while the coordinator does not answer."""
 
-    kind: Kind
+    kind: ClassVar[Kind]
 
     def __init__(self, name: str, shared: Shared, on_death: Callable[[Process], None]) -> None:
         super().__init__(name, shared.kafka, shared.random, on_death)
@@ -72,19 +73,24 @@ class Worker(Process):
         if now_ms >= self.shared.coordinator_silent_until_ms:
             self._give(self.shared.roster.hear(self._describe(), int(now_ms)))
 
-    def _describe(self) -> Heartbeat:
-        raise NotImplementedError
+    @abstractmethod
+    def _describe(self) -> Heartbeat: ...
 
-    def _give(self, units: list[str]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _give(self, units: list[str]) -> None: ...
 
+    @abstractmethod
+    def works_on(self, partition: int) -> bool: ...
+
+    @abstractmethod
     def notice(self, log: TopicPartition) -> None:
         """Something was appended to a log."""
-        raise NotImplementedError
 
 
 class StreamWorker(Worker):
-    kind: Kind = "stream"
+    """Runs the loop of a stream worker, and the executor of its opener."""
+
+    kind = "stream"
 
     def __init__(self, name: str, shared: Shared, on_death: Callable[[Process], None]) -> None:
         super().__init__(name, shared, on_death)
@@ -137,6 +143,9 @@ class StreamWorker(Worker):
     def _give(self, units: list[str]) -> None:
         self.loop.give([int(each) for each in units])
         self._thread.wake()
+
+    def works_on(self, partition: int) -> bool:
+        return partition in self.loop.partitions
 
     def notice(self, log: TopicPartition) -> None:
         if log.topic == self.shared.settings.topic:
@@ -228,7 +237,9 @@ class DelayedProducer(MemoryProducer):
 
 
 class ActionWorker(Worker):
-    kind: Kind = "action"
+    """Runs the loop of every sink, each in a thread of its own."""
+
+    kind = "action"
 
     def __init__(self, name: str, shared: Shared, on_death: Callable[[Process], None]) -> None:
         super().__init__(name, shared, on_death)
@@ -273,6 +284,9 @@ class ActionWorker(Worker):
                 self._held[sink] = wanted[sink]
                 loop.assign(wanted[sink])
                 self._threads[sink].wake()
+
+    def works_on(self, partition: int) -> bool:
+        return any(partition in held for held in self._held.values())
 
     def notice(self, log: TopicPartition) -> None:
         if log.topic == self.shared.decisions:

@@ -179,7 +179,7 @@ def test_a_zombie_writes_second_copies_that_change_nothing() -> None:
 
 def test_late_failing_and_absent_models_are_stood_in_for() -> None:
     for model in (late, failing, Delayed(risk, 1_500)):
-        assert {each.reason for each in drive(pipeline(), [pay("a"), pay("b")], risk=model).decisions} == {"fallback"}
+        assert drive(pipeline(), [pay("a"), pay("b")], risk=model).count("fallback") == 2
     assert drive(pipeline(), [MODEL_AWAY, pay("a")], risk=risk)["a"].reason == "fallback"
     assert drive(pipeline(), [Slow("model", 2_000), pay("a")], risk=risk)["a"].reason == "fallback"
     assert drive(pipeline(), [pay("a")], risk=Delayed(risk, 500))["a"].reason == "model"
@@ -205,7 +205,8 @@ def test_a_model_that_answers_with_the_wrong_shape_has_failed() -> None:
 
 def test_a_sink_that_is_away_delays_only_itself() -> None:
     result = drive(pipeline(), [Away("cases", 3_000), pay("a", 90.0)], risk=risk)
-    assert result.effects["cases"][0].at_ms - result.effects["holds"][0].at_ms > 2_000
+    assert result.effects["cases"][0].latency_ms > 2_000
+    assert result.effects["holds"][0].latency_ms < 100
     assert held(result, "cases") == held(result, "holds") == ["a"]
 
 

@@ -148,7 +148,7 @@ class StreamWorker(Worker):
         return partition in self.loop.partitions
 
     def notice(self, log: TopicPartition) -> None:
-        if log.topic == self.shared.settings.topic:
+        if log.topic == self.shared.settings.topic and self.works_on(log.partition):
             self._thread.wake()
 
     def bury(self) -> None:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if options.replay is not None:
         return replay(options.replay)
     tally = run(options.seed, options.schedules, options.jobs)
-    print(f"\r{tally}")
+    print()
     for found in sorted(tally.found):
         print(f"seed {found.seed}: {found.violation}\n  python -m tests.explore --replay {found.seed}")
     return 1 if tally.found else 0
@@ -53,11 +53,10 @@ def run(first_seed: int, schedules: int, jobs: int) -> Tally:
         portions = [range(start, min(start + PORTION, end)) for start in range(first_seed, end, PORTION)]
         running = {processes.submit(explore, portion): portion for portion in portions}
         for future in as_completed(running):
-            found = [future.result()] if future.result() else []
-            seconds = time.monotonic() - started_s
-            tally = Tally(tally.done + len(running[future]), [*tally.found, *filter(None, found)], seconds)
-            if sys.stdout.isatty():
-                print(f"\r{tally}", end="", flush=True)
+            found = future.result()
+            violations = [*tally.found, found] if found else tally.found
+            tally = Tally(tally.done + len(running[future]), violations, time.monotonic() - started_s)
+            print(f"\r{tally}", end="" if sys.stdout.isatty() else "\n", flush=True)
     return tally
 
 

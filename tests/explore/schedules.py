@@ -119,7 +119,7 @@ def draw_faults(random: Random) -> list[Fault]:
 def draw_tuning(random: Random) -> WorkerTuning:
     return WorkerTuning.load(
         {
-            "pace": {"shortest": "1ms", "longest": "10ms"},
+            "pace": {"shortest": "5ms", "longest": "20ms"},
             "max_in_flight": random.choice([1, 2, 3]),
             "max_batch": random.choice([1, 2, 3, 8]),
             "checkpoint_interval": random.choice(["5ms", "50ms", "500ms", "1h"]),

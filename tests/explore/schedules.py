@@ -29,7 +29,7 @@ CARDS = "abcd"
 AMOUNTS = (0.5, 1.0, 2.5, 4.0, UNLUCKY)
 TIMES_MS = (0, 0, 0, 0, -1_000, -59_000, -61_000, -200_000)
 """Against the order of arrival: on time, out of order, and too late."""
-PAUSES_MS = (500, 3_500, 6_000)
+PAUSES_MS = (500, 4_500, 6_000)
 """Too short for the coordinator to notice, and long enough for another worker to take over."""
 AWAY_MS = (300, 1_500, 3_500)
 SLOW_MS = (30, 200, 2_000)
@@ -96,9 +96,9 @@ def draw_faults(random: Random) -> list[Fault]:
         [Crash("stream", operations)],
         [Crash("stream", operations)],
         [Crash("action", operations)],
-        [Crash("action", operations)],
+        [Crash("action", random.randint(0, 60))],
+        [Crash("action", random.randint(0, 60))],
         [ACTION_CRASH],
-        [Crash("action", 2 * operations)],
         [Pause("action", pause_ms)],
         [Pause("stream", pause_ms)],
         [Pause("stream", pause_ms)],

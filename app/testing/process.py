@@ -52,7 +52,7 @@ class Process:
             self._on_death(self)
 
     def freeze(self, duration_ms: float) -> None:
-        """As SIGSTOP, and SIGCONT after a while: to itself, no time has passed."""
+        """As SIGSTOP does, and after a while SIGCONT."""
         self.frozen_until_ms = self.clock.now_ms + duration_ms
 
     def bury(self) -> None:

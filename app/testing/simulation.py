@@ -1,7 +1,7 @@
 """A whole application in one process and in simulated time, to be moved on by hand."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -233,9 +233,8 @@ class Simulation:
             pass
 
     def wait_until_ready(self) -> None:
-        """Lets time pass until some worker has each partition in hand."""
-        while not self.ready:
-            self.run_for(CHECK_MS)
+        """Lets time pass until some worker has each partition in hand. Raises StuckError after two minutes."""
+        self._run_until(lambda: self.ready, STUCK_MS)
 
     @property
     def ready(self) -> bool:
@@ -251,8 +250,11 @@ class Simulation:
 
         Raises StuckError when that is not so after `patience_ms`.
         """
+        self._run_until(lambda: self.drained, patience_ms)
+
+    def _run_until(self, done: Callable[[], bool], patience_ms: float) -> None:
         give_up_ms = self.clock.now_ms + patience_ms
-        while not self.drained:
+        while not done():
             if self.clock.now_ms > give_up_ms:
                 raise StuckError(f"not done after {patience_ms / 1000:.0f} simulated seconds: {self._standing()}")
             self.run_for(CHECK_MS)

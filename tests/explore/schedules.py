@@ -20,6 +20,7 @@ from app.testing.faults import (
     Pause,
     Record,
     Slow,
+    Wait,
 )
 from tests.explore.pipelines import UNLUCKY, Payment
 
@@ -34,6 +35,8 @@ PAUSES_MS = (500, 4_500, 6_000)
 AWAY_MS = (300, 1_500, 3_500)
 SLOW_MS = (30, 200, 2_000)
 SINKS = ("holds", "held", "cases")
+RECOVERY_MS = 8_000
+"""After which a worker that died is replaced, and has got partitions back."""
 OPERATIONS = (0, 0, 1, 2, 3, 5, 8, 13, 21, 34)
 
 Item = Payment | Record | Fault
@@ -59,6 +62,8 @@ def draw_schedule(seed: int) -> Schedule:
     for _ in range(random.choice([0, 1, 1, 2, 2, 3, 4, 5])):
         at = random.randint(1, len(items))
         items[at:at] = draw_faults(random)
+    if random.random() < 0.2:
+        items.insert(random.randint(1, len(items)), Wait(RECOVERY_MS))
     tempo = random.choice([1, 1, 5, 25])
     return Schedule(
         seed=seed,

@@ -1,7 +1,5 @@
 """The application as a state machine: hypothesis makes up events and faults, and shrinks what breaks a promise."""
 
-import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -78,14 +76,6 @@ class Application(RuleBasedStateMachine):
         if hasattr(self, "simulation"):
             with self.simulation:
                 finish(self.simulation, self.items)
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What is logged of a simulated crash is no news."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def test_whatever_happens_in_whatever_order_every_promise_holds() -> None:

@@ -17,6 +17,7 @@ from app.features import Features, count
 from app.pipeline import Pipeline
 from app.pipelines.fraud import Payment as FraudPayment
 from app.pipelines.fraud import fraud
+from app.runtime.checkpoint import CheckpointStore
 from app.sources import TopicPartition
 from app.testing import (
     ACTION_CRASH,
@@ -259,6 +260,15 @@ def test_every_decision_can_be_an_effect() -> None:
 def test_a_pipeline_that_does_not_get_done_says_where_it_stands() -> None:
     with pytest.raises(StuckError, match=r"not done after 120 simulated seconds: .*no answer in 1000 ms"):
         drive(pipeline(fallback=False), [pay("a")], risk=late)
+
+
+def test_a_pipeline_that_does_not_even_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("no checkpoint for you")
+
+    monkeypatch.setattr(CheckpointStore, "save", refuse)
+    with pytest.raises(StuckError, match=r"workers died of \{'no checkpoint for you'\}"):
+        drive(pipeline(), [pay("a")], risk=risk)
 
 
 @pytest.mark.parametrize(

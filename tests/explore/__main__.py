@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
     if options.replay is not None:
         return replay(options.replay)
     tally = run(options.seed, options.schedules, options.jobs)
-    print()
+    if sys.stdout.isatty():
+        print()
     for found in sorted(tally.found):
         print(f"seed {found.seed}: {found.violation}\n  python -m tests.explore --replay {found.seed}")
     return 1 if tally.found else 0

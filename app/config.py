@@ -16,8 +16,10 @@ from pydantic_core import ErrorDetails
 from app.errors import ConfigError
 from app.latency import Stage
 from app.sources import KafkaSettings
-from app.units import parse_duration_ms
+from app.units import format_duration, parse_duration_ms
 
+OFF = ("off", False)
+"""What switches something off, in place of its value; unquoted, YAML reads off as false."""
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 SECRET = re.compile(r"password|secret|token|credential|dsn", re.IGNORECASE)
 
@@ -34,8 +36,19 @@ def _duration_ms(value: object) -> int:
 DurationMs = Annotated[int, BeforeValidator(_duration_ms)]
 """Text like "100ms" or "10m" in the YAML, milliseconds in the program."""
 
+
+def _duration_or_off(value: object) -> int | None:
+    return None if value in OFF else _duration_ms(value)
+
+
+OptionalDurationMs = Annotated[int | None, BeforeValidator(_duration_or_off)]
+"""A duration, or off."""
+
 LogName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 """A name that Kafka takes for a topic."""
+
+
+OnChange = Literal["rebuild", "rebuild_partly", "refuse"]
 
 
 class Settings(BaseModel):
@@ -63,24 +76,40 @@ class Topics(Settings):
     source: LogName
     decisions: LogName
     dead_letters: LogName
+    late: LogName
     partitions: int = Field(default=4, gt=0, le=10_000)
     """How many each topic gets when it is created; a topic that exists keeps what it has."""
     create: bool = True
-    """Create at start what does not exist."""
+    """Create at start what does not exist; and when the source gets more partitions, also while running, add them to
+    the logs. New ones begin at their first record; a key that moves to one starts without its past."""
+
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """What the pipeline itself writes, the decision log last."""
+        return self.dead_letters, self.late, self.decisions
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        names = [self.source, self.decisions, self.dead_letters]
+        names = [self.source, self.decisions, self.dead_letters, self.late]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"two topics are called {name!r}; give source, decisions and dead_letters one each")
+                raise ValueError(
+                    f"two topics are called {name!r}; give source, decisions, dead_letters and late one each"
+                )
         return self
 
 
 class Checkpoints(Settings):
-    """Where checkpoints are kept: a local path, or a URI of any pyarrow filesystem (s3://…, gs://…, hdfs://…)."""
+    """Where checkpoints are kept: a local path, or a URI of any pyarrow filesystem (s3://…, gs://…, hdfs://…).
+
+    keep:      how many of each partition; the older ones are for when the newest is damaged.
+    on_change: when declared features change, their state is made from the source again (rebuild), also where the
+               source no longer holds all that they look back on (rebuild_partly), or nothing starts (refuse).
+    """
 
     uri: str = Field(min_length=1)
+    keep: int = Field(default=2, ge=1, le=1_000)
+    on_change: OnChange = "rebuild"
 
 
 class PipelineArgs(Settings):
@@ -89,6 +118,7 @@ class PipelineArgs(Settings):
     pipeline: module and attribute, like "app.pipelines.fraud:fraud".
     name:     names the topics, keys and metrics; the attribute if not given.
     start:    where a partition begins that has no checkpoint yet.
+    deduplicate: how long, in event time, an event's id is remembered: a record that has it again is dropped.
     sinks:    per name of a sink in the pipeline, its address and how to get in.
     budgets:  stage → the p99 over a minute above which it is an alert.
     """
@@ -100,6 +130,7 @@ class PipelineArgs(Settings):
     start: Literal["earliest", "latest"] = "earliest"
     allowed_lateness_ms: DurationMs = Field(default=parse_duration_ms("1h"), alias="allowed_lateness")
     max_ahead_ms: DurationMs = Field(default=parse_duration_ms("1h"), alias="max_ahead")
+    deduplicate_ms: OptionalDurationMs = Field(default=parse_duration_ms("1h"), alias="deduplicate")
     checkpoints: Checkpoints
     sinks: Mapping[str, Mapping[str, Any]] = {}
     budgets_ms: Mapping[Stage, DurationMs] = Field(default={}, alias="budgets")
@@ -112,8 +143,19 @@ class PipelineArgs(Settings):
         name = values.get("name", str(values.get("pipeline")).rpartition(":")[2])
         topics = values.get("topics")
         if isinstance(topics, Mapping):
-            topics = {"decisions": f"{name}.decisions", "dead_letters": f"{name}.dead-letters", **topics}
+            logs = {"decisions": f"{name}.decisions", "dead_letters": f"{name}.dead-letters", "late": f"{name}.late"}
+            topics = {**logs, **topics}
         return {"name": name, **values, "topics": topics} if "topics" in values else {"name": name, **values}
+
+    @model_validator(mode="after")
+    def _remembers_until_late(self) -> Self:
+        if self.deduplicate_ms is not None and self.deduplicate_ms < self.allowed_lateness_ms:
+            short, lateness = format_duration(self.deduplicate_ms), format_duration(self.allowed_lateness_ms)
+            raise ValueError(
+                f"deduplicate is {short}, allowed_lateness {lateness}: a copy that comes in between would be decided "
+                f"again; write at least {lateness}, or off"
+            )
+        return self
 
 
 class Pace(Settings):
@@ -129,18 +171,33 @@ class Pace(Settings):
         return self
 
 
+class BreakerTuning(Settings):
+    """When a model that fails is left alone: after `failures` failed calls in a row, for `pause` each time."""
+
+    failures: int = Field(default=5, ge=1, le=1_000)
+    pause_ms: DurationMs = Field(default=parse_duration_ms("1s"), alias="pause")
+
+
 class WorkerTuning(Settings):
     """StreamWorker's `user_config`: what `serve deploy` changes in a running worker, without a restart.
 
     max_in_flight: calls to the models under way at once; what arrives meanwhile makes the next micro-batch.
     max_batch:     rows of a micro-batch.
     model_timeout: after this the fallback decides, or the call is repeated when the pipeline has none.
+    deadline:      from an event's append to its decision; the pipeline's own if not given. When it is near, the
+                   fallback decides.
+    overdue:       what becomes of events that are past their deadline when they are read, as after an outage: the
+                   models score them late, or the fallback decides them at once.
+    breaker:       when a model that fails is not asked any more.
     """
 
     pace: Pace = Pace()
     max_in_flight: int = Field(default=2, ge=1, le=64)
     max_batch: int = Field(default=4096, ge=1, le=1_000_000)
     model_timeout_ms: DurationMs = Field(default=parse_duration_ms("1s"), alias="model_timeout")
+    deadline_ms: DurationMs | None = Field(default=None, alias="deadline")
+    overdue: Literal["score", "fallback"] = "score"
+    breaker: BreakerTuning = BreakerTuning()
     checkpoint_interval_ms: DurationMs = Field(default=parse_duration_ms("10s"), alias="checkpoint_interval")
 
 

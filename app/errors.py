@@ -1,5 +1,7 @@
 """The errors Headrace raises: one tree, so that a caller can catch as widely or as narrowly as it likes."""
 
+from typing import ClassVar, Literal
+
 
 class HeadraceError(Exception):
     """Anything that Headrace itself refuses or gives up on."""
@@ -21,12 +23,43 @@ class CheckpointError(HeadraceError):
     """A checkpoint cannot be used: torn, or written by another pipeline or other feature declarations."""
 
 
+class StoreError(HeadraceError):
+    """The place of the checkpoints is away, full, or refuses access; the same may succeed later."""
+
+
 class BrokerError(HeadraceError):
     """The broker refused a request, or did not answer in time."""
 
 
 class InferenceError(HeadraceError):
-    """A model gave no usable answer: it failed, was too late, or returned columns of the wrong shape."""
+    """A model gave no usable answer: it raised, its replica died, or it returned columns of the wrong shape.
+
+    `cause` says in one word why the fallback had to decide; it stands in the decision's reason.
+    """
+
+    cause: ClassVar[Literal["failed", "late", "shed", "open", "overdue"]] = "failed"
+
+
+class ModelDiedError(InferenceError):
+    """The replica died with the call, and the next one with the second: a row of it may have killed them."""
+
+
+class ModelLateError(InferenceError):
+    """A model had not answered when its answer was due; the call is cancelled."""
+
+    cause = "late"
+
+
+class ModelShedError(InferenceError):
+    """A model's queue was full; the call was turned away."""
+
+    cause = "shed"
+
+
+class BreakerOpenError(InferenceError):
+    """A model has failed so often in a row that it is not asked for a while."""
+
+    cause = "open"
 
 
 class ActionError(HeadraceError):
@@ -34,4 +67,8 @@ class ActionError(HeadraceError):
 
 
 class RetryableActionError(ActionError):
-    """The sink is away or busy; the same action may succeed later."""
+    """The action is still to be carried out: the same one may succeed later."""
+
+
+class SinkAwayError(RetryableActionError):
+    """The sink is out of reach, busy or full: no action would succeed now, of whatever partition."""

@@ -44,7 +44,7 @@ def create_topics(settings: PipelineArgs, published: Sequence[str]) -> None:
     admin = open_admin(settings.kafka)
     try:
         partitions = admin.ensure_topics({topics.source: topics.partitions})[topics.source]
-        admin.ensure_topics(dict.fromkeys((topics.decisions, topics.dead_letters), partitions), LOG_CONFIG)
+        admin.ensure_topics(dict.fromkeys(topics.logs, partitions), LOG_CONFIG)
         admin.ensure_topics(dict.fromkeys(published, partitions))
     finally:
         admin.close()

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.actions.action import Action, Decision, Sink
-from app.errors import DeclarationError
+from app.errors import ConfigError, DeclarationError
 from app.event import Columns, Event, field_types
 from app.features import Features
+from app.units import parse_duration_ms
 
 E = TypeVar("E", bound=Event)
 Decide = Callable[..., Iterable[Action]]
@@ -35,8 +36,9 @@ class Pipeline(Generic[E]):
     decide:   called per event with what its parameters name: the event (annotated with the Event class), features
               (annotated with a Features class), or a column by its name (a score, a feature, a field).
     when:     a condition over columns; `decide` is called only for the rows where it holds.
-    fallback: decides like `decide`, without scores, when a model has not answered in time. Without one, the stream
-              waits and asks again, in order.
+    fallback: decides like `decide`, without scores, when a model has not answered in time, fails, or sheds the call.
+              Without one, the stream waits and asks again, in order.
+    deadline: from an event's append to its decision, like "100ms"; when it is near, the fallback decides.
     actions:  Action class → the sinks that carry it out; `Decision` stands for every decision.
 
     Raises DeclarationError, which names what does not fit, at import.
@@ -51,6 +53,7 @@ class Pipeline(Generic[E]):
         decide: Decide | None = None,
         when: When | None = None,
         fallback: Decide | None = None,
+        deadline: str | None = None,
         actions: Mapping[type[Action], Sequence[Sink]] | None = None,
     ) -> None:
         self.source = source
@@ -66,6 +69,7 @@ class Pipeline(Generic[E]):
         self.decide = _Decider(decide, source, self.features, [*known, *scores]) if decide else None
         self.fallback = _Decider(fallback, source, self.features, known) if fallback else None
         self.inputs = frozenset(name for model in self.models.values() for name in model_class(model).inputs)
+        self.deadline_ms = _parse_deadline(deadline, fallback)
         _check_sinks(self.actions)
 
     @property
@@ -230,6 +234,19 @@ def _check_models(models: Mapping[str, Any], known: Sequence[str]) -> list[str]:
             )
         scores += cls.outputs
     return scores
+
+
+def _parse_deadline(deadline: str | None, fallback: Decide | None) -> int | None:
+    if deadline is None:
+        return None
+    if fallback is None:
+        raise DeclarationError(
+            f"deadline is {deadline!r}, and nothing could decide when it is near; give the pipeline a fallback"
+        )
+    try:
+        return parse_duration_ms(deadline)
+    except ConfigError as error:
+        raise DeclarationError(f"deadline: {error}") from error
 
 
 def _check_sinks(actions: Mapping[type[Action], Sequence[Sink]]) -> None:

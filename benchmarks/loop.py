@@ -9,7 +9,8 @@ import argparse
 import gc
 import signal
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,15 @@ class Scorer:
     def __init__(self, partitions: int, weights: Path = fraud.WEIGHTS) -> None:
         self._state = KeyedState(CardHistory, LATENESS_MS)
         self._newest_ms = np.full(partitions, NEVER)
+        self._seen: set[str] = set()
+        self._seen_until: deque[tuple[int, list[str]]] = deque()
         self._model = fraud.load(weights)
         self._decode_all = msgspec.json.Decoder(list[Payment]).decode
         self._decode_one = msgspec.json.Decoder(Payment).decode
         self._encode_lines = msgspec.json.Encoder().encode_lines
 
     def score(self, values: list[bytes], partitions: npt.NDArray[np.int64]) -> tuple[list[bytes], list[int]]:
-        """The scores, and which value each is of: none for what is no payment or comes too late."""
+        """The scores, and which value each is of: none for what is no payment, is a copy or comes too late."""
         payments, rows = self._decode(values)
         time_ms = np.array([each.time for each in payments], np.int64)
         watermark_ms = self._newest_ms.min() - LATENESS_MS  # one state for all partitions: the slowest one counts
@@ -68,6 +71,9 @@ class Scorer:
         if (time_ms < watermark_ms).any():
             kept = np.flatnonzero(time_ms >= watermark_ms)
             payments, rows, time_ms = [payments[at] for at in kept], [rows[at] for at in kept], time_ms[kept]
+        new = self._remember([each.id for each in payments])
+        if len(new) < len(payments):
+            payments, rows, time_ms = [payments[at] for at in new], [rows[at] for at in new], time_ms[new]
         columns = {
             "time": time_ms,
             "card": np.array([each.card for each in payments], object),
@@ -77,6 +83,17 @@ class Scorer:
         risk = self._model.predict(columns | features)["risk"].tolist()
         scores = map(Score, [each.id for each in payments], time_ms.tolist(), risk)
         return self._encode_lines(scores).splitlines(), rows
+
+    def _remember(self, ids: list[str]) -> Sequence[int]:
+        """Which of the ids are new."""
+        new: Sequence[int] = range(len(ids))
+        if not self._seen.isdisjoint(ids) or len(set(ids)) < len(ids):
+            firsts = {event_id: at for at, event_id in reversed([*enumerate(ids)]) if event_id not in self._seen}
+            new = sorted(firsts.values())
+            ids = [ids[at] for at in new]
+        self._seen.update(ids)
+        self._seen_until.append((int(self._newest_ms.max()) + LATENESS_MS, ids))
+        return new
 
     def _decode(self, values: list[bytes]) -> tuple[list[Payment], list[int]]:
         try:
@@ -93,8 +110,11 @@ class Scorer:
                 continue
 
     def tidy(self) -> None:
-        """Forgets cards that nobody has used for long; call it now and then."""
-        self._state.expire(int(self._newest_ms.min()) - LATENESS_MS)
+        """Forgets cards that nobody has used for long, and ids of long ago; call it now and then."""
+        newest_ms = int(self._newest_ms.min())
+        self._state.expire(newest_ms - LATENESS_MS)
+        while self._seen_until and self._seen_until[0][0] < newest_ms:
+            self._seen.difference_update(self._seen_until.popleft()[1])
 
 
 def open_consumer(bootstrap: str, topic: str) -> tuple[Consumer, int]:

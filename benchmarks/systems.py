@@ -90,7 +90,8 @@ class Headrace:
         args = application["args"]
         args["name"] = "fraud"
         args["kafka"]["client"] = site.client
-        logs = {"decisions": f"{target}.decisions", "dead_letters": f"{target}.dead-letters"}
+        names = {"decisions": "decisions", "dead_letters": "dead-letters", "late": "late"}
+        logs = {key: f"{target}.{name}" for key, name in names.items()}
         args["topics"] = {"source": source, "partitions": PARTITIONS, **logs}
         if self.scores_all:
             args["pipeline"], args["sinks"] = "benchmarks.pipelines:scores", {"scores": {"topic": target}}

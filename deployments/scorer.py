@@ -42,10 +42,9 @@ class Model(Protocol):
 class ScorerTuning(Settings):
     """A scorer's `user_config`: what `serve deploy` changes in a running replica, without losing a request.
 
-    weights:              a file; a relative path is one of the project. By default the one that ships with
-    the model. max_batch_size:       requests, each a micro-batch of a worker, merged into one prediction.
-    batch_wait_timeout_s: how long a prediction waits for more requests to come. At 0 it takes what has come
-    while the
+    weights:              a file; a relative path is one of the project. By default the one that ships with the model.
+    max_batch_size:       requests, each a micro-batch of a worker, merged into one prediction.
+    batch_wait_timeout_s: how long a prediction waits for more requests to come. At 0 it takes what has come while the
                           last one ran, which is the lower latency at any load.
     torch_threads:        of each replica; more than its share of the cores makes replicas fight.
     """

@@ -30,14 +30,16 @@ class Delivery(NamedTuple):
     """One action of one event, on its way to one sink.
 
     `key` is the idempotency key `pipeline/partition/offset/action-index`: the same whenever and by whomever the same
-    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source. `fields` are the
-    action's own, plus `type`; of a Decision: type, id, time, each score by its name, reason.
+    action is delivered again. `topic`, `partition` and `offset` are the event's place in the source, and `append_ms` is
+    when it was appended there. `fields` are the action's own, plus `type`; of a Decision: type, id, time, each score by
+    its name, reason.
     """
 
     key: str
     topic: str
     partition: int
     offset: int
+    append_ms: int
     event_key: str | None
     fields: dict[str, Any]
 
@@ -45,3 +47,16 @@ class Delivery(NamedTuple):
 def idempotency_key(pipeline: str, partition: int, offset: int, index: int | str) -> str:
     """`index` counts the actions of an event, or says what else of it is delivered: `decision`, `rejected`."""
     return f"{pipeline}/{partition}/{offset}/{index}"
+
+
+def is_later(key: str, *, than: str) -> bool:
+    """Whether an idempotency key is that of a later action in the same partition. Between two partitions, and with a
+    text that is no such key, there is no order."""
+    (log, place), (other_log, other_place) = _place(key), _place(than)
+    return log == other_log and place > other_place
+
+
+def _place(key: str) -> tuple[str, tuple[int, int]]:
+    before, _, index = key.rpartition("/")
+    log, _, offset = before.rpartition("/")
+    return log, (int(offset) if offset.isdecimal() else -1, int(index) if index.isdecimal() else -1)

@@ -8,24 +8,25 @@ from typing import Any, NamedTuple, Protocol
 from pydantic import ValidationError
 
 from app.actions.action import Action, Decision, Sink
+from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
+from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
 from app.actions.publish import Publish, Publisher, PublishSettings
+from app.actions.redis import HashWriter, Redis, RedisSettings, check_key
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
 from app.actions.table import table_of
 from app.actions.upsert import Upsert, Upserter, UpsertSettings, database_of
 from app.actions.writer import SinkWriter
-from app.config import Settings, explain, join_path, unknown_key
+from app.config import OFF, Settings, explain, join_path, unknown_key
 from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
 from app.sources import Consumer, Producer
 
-REJECTS = "dead-letters"
-"""The sink that every pipeline has: it copies rejected records to the dead-letter topic."""
-OFF = ("off", False)
-"""What switches a sink off, in place of its address; unquoted, YAML reads off as false."""
+LATE_EVENTS = "late"
+"""The sink that copies late events to the topic of late events."""
 
 
 class OpenConsumer(Protocol):
@@ -43,6 +44,7 @@ class Kafka:
 
     decisions: str
     dead_letters: str
+    late: str
     open_consumer: OpenConsumer
     open_producer: Callable[[], Producer]
 
@@ -52,7 +54,8 @@ class RunnableSink:
     """A sink with valid settings. `open` connects to Kafka; the sink itself is connected to in the first step.
 
     `topic` is the one that it publishes to, if it does. A sink that is not `hurried` is one that nobody waits for: it
-    reads up to half a second late, and its delay is no part of the pipeline's latency.
+    reads up to half a second late, and its delay is no part of the pipeline's latency. `open_writer` gives what carries
+    out a single delivery.
     """
 
     name: str
@@ -60,17 +63,21 @@ class RunnableSink:
     topic: str | None
     hurried: bool
     open: Callable[[Kafka], SinkLoop[Any]]
+    open_writer: "OpenWriter"
 
 
 def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> list[RunnableSink]:
-    """The sinks of the pipeline called `name` that are not off, and the one for rejected records. Connects to nothing.
+    """The sinks of the pipeline called `name` that are not off, and those for rejected records and for late events.
+
+    Connects to nothing.
 
     `settings` are what the YAML has under `sinks:`. Raises ConfigError with a line for each value that is missing,
     unknown or wrong, and DeclarationError for a sink that cannot carry out its action.
     """
     declared = pipeline.sinks
-    if REJECTS in declared:
-        raise DeclarationError(f"a sink is called {REJECTS!r}, as the one for rejected records is; rename it")
+    for own, what in ((REJECTS, "rejected records"), (LATE_EVENTS, "late events")):
+        if own in declared:
+            raise DeclarationError(f"a sink is called {own!r}, as the one for {what} is; rename it")
     problems = [unknown_key("sinks", each, declared) for each in settings if each not in declared]
     sinks: list[RunnableSink] = []
     for action, sink in declared.values():
@@ -80,7 +87,18 @@ def build_sinks(name: str, pipeline: Pipeline[Any], settings: Mapping[str, Mappi
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
-    return [*sinks, _rejects(name)]
+    rejects = _copies(name, REJECTS, EveryReject(name), lambda kafka: kafka.dead_letters)
+    late = _copies(name, LATE_EVENTS, EveryReject(name, late=True), lambda kafka: kafka.late)
+    return [*sinks, rejects, late]
+
+
+def switched_off(pipeline: Pipeline[Any], settings: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the sinks that the YAML switches off."""
+    return frozenset(sink.name for _, sink in pipeline.sinks.values() if _is_off(sink, settings.get(sink.name, {})))
+
+
+def _is_off(sink: Sink, values: Mapping[str, Any]) -> bool:
+    return values.get(KINDS[type(sink)].address) in OFF
 
 
 class _Place(NamedTuple):
@@ -113,7 +131,7 @@ def _build(place: _Place, values: Mapping[str, Any]) -> list[RunnableSink]:
     if kind is None:
         known = ", ".join(each.__name__ for each in KINDS)
         raise DeclarationError(f"the sink {sink.name!r} is a {type(sink).__name__}; declare one of {known}")
-    if values.get(kind.address) in OFF:
+    if _is_off(sink, values):
         return []
     settings = _load(kind.settings, {**kind.defaults(sink.name), **values}, join_path("sinks", sink.name))
     by = place.pipeline.by
@@ -130,13 +148,13 @@ def _load(model: type[Settings], values: Mapping[str, Any], path: str) -> Settin
         raise ConfigError("\n".join(explain(error, model, values, path))) from error
 
 
-def _rejects(name: str) -> RunnableSink:
-    def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
-        return Publisher(
-            REJECTS, kafka.dead_letters, reject_message, lambda: kafka.open_consumer(None), kafka.open_producer
-        )
+def _copies(name: str, sink: str, selection: EveryReject, topic_of: Callable[[Kafka], str]) -> RunnableSink:
+    """A sink that copies records as they came to a topic of the pipeline's own."""
 
-    return _runnable(name, REJECTS, None, EveryReject(name), writer, hurried=False)
+    def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
+        return Publisher(sink, topic_of(kafka), reject_message, lambda: kafka.open_consumer(None), kafka.open_producer)
+
+    return _runnable(name, sink, None, selection, writer, hurried=False)
 
 
 def _runnable(
@@ -162,7 +180,7 @@ def _runnable(
             halt=halt,
         )
 
-    return RunnableSink(sink, group, topic, hurried, open_loop)
+    return RunnableSink(sink, group, topic, hurried, open_loop, open_writer)
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:
@@ -182,7 +200,16 @@ def _poster(place: _Place, settings: PostSettings) -> OpenWriter:
 def _upserter(place: _Place, settings: UpsertSettings) -> OpenWriter:
     scores = [score for model in place.pipeline.models.values() for score in model_class(model).outputs]
     table = table_of(place.action, settings.table, place.sink.key, scores)
-    return lambda kafka, halt: Upserter(place.group, database_of(settings.dsn), table, _dead_letters(place, kafka))
+    return lambda kafka, halt: Upserter(
+        place.group, database_of(settings.dsn), table, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
+
+
+def _hash_writer(place: _Place, settings: RedisSettings) -> OpenWriter:
+    check_key(place.action, place.sink)
+    return lambda kafka, halt: HashWriter(
+        place.group, place.sink.key, settings, Attempts(settings.attempts, _dead_letters(place, kafka))
+    )
 
 
 def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
@@ -192,5 +219,6 @@ def _dead_letters(place: _Place, kafka: Kafka) -> DeadLetters:
 KINDS: Mapping[type[Sink], _Kind] = {
     Publish: _Kind(PublishSettings, "topic", lambda name: {"topic": name}, _publisher),
     Post: _Kind(PostSettings, "url", lambda name: {}, _poster),
+    Redis: _Kind(RedisSettings, "url", lambda name: {"prefix": f"{name}:"}, _hash_writer),
     Upsert: _Kind(UpsertSettings, "dsn", lambda name: {"table": name.replace("-", "_")}, _upserter),
 }

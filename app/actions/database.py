@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from app.errors import ActionError, RetryableActionError
+from app.actions.attempts import FailedAttemptError
+from app.errors import ActionError, RetryableActionError, SinkAwayError
 
 
 class RefusedRowError(ActionError):
@@ -15,8 +16,10 @@ class RefusedRowError(ActionError):
 class Database(ABC):
     """One connection, opened when it is needed and dropped when it fails, so that the next use opens a new one.
 
-    Every method raises RetryableActionError, with what the database said, when it is away or cannot do it as things
-    are (no table, no rights). SQL is written with `?` for the parameters, and in what both databases understand.
+    Every method raises SinkAwayError when the database is away or busy, FailedAttemptError when it failed on the
+    statement itself (a trigger that raises, a timeout), and RetryableActionError when it cannot do it as things are
+    (no table, no rights), each with what the database said. SQL is written with `?` for the parameters, and in what
+    both databases understand.
     """
 
     types: ClassVar[Mapping[str, str]]
@@ -29,6 +32,8 @@ class Database(ABC):
     errors: ClassVar[type[Exception]]
     refusals: ClassVar[tuple[type[Exception], ...]]
     """Which errors concern the values of a row alone."""
+    failures: ClassVar[tuple[type[Exception], ...]]
+    """Which errors can be the fault of a row, or of what the database does with it."""
 
     def __init__(self) -> None:
         self._connection: Any = None
@@ -39,6 +44,10 @@ class Database(ABC):
 
     @abstractmethod
     def has_table(self, name: str) -> bool: ...
+
+    @abstractmethod
+    def is_away(self, error: Exception) -> bool:
+        """Whether it failed at once whatever it was asked: no connection, no disk, no room, shutting down."""
 
     def translate(self, sql: str) -> str:
         """The statement with the parameters written as this database's driver wants them."""
@@ -76,7 +85,7 @@ class Database(ABC):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Within a transaction: what is raised undoes this part alone."""
+        """Within a transaction: what is raised undoes this part alone, if the connection is still there."""
         self.execute("SAVEPOINT part")
         try:
             yield
@@ -100,9 +109,12 @@ class Database(ABC):
             if self._connection is None:
                 self._connection = self.connect()
             yield self._connection.cursor()
+        except self.failures as error:
+            raise FailedAttemptError(f"the database failed on it: {_one_line(error)}") from error
         except self.errors as error:
             self.close()
-            raise RetryableActionError(f"the database says: {_one_line(error)}") from error
+            away = SinkAwayError if self.is_away(error) else RetryableActionError
+            raise away(f"the database says: {_one_line(error)}") from error
 
 
 def quote(name: str) -> str:

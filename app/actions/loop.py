@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Generic
 
+from app.actions.breaker import Breaker
 from app.actions.place import Place
 from app.actions.position import Position, Saved, from_committed, to_committed
 from app.actions.reading import Passed, Reading
 from app.actions.selection import Selection
 from app.actions.status import SinkStatus, StepReport, report
 from app.actions.writer import Batch, D, Outcome, SinkWriter
-from app.errors import ActionError, BrokerError, HeadraceError, LogError
+from app.errors import ActionError, BrokerError, HeadraceError, LogError, SinkAwayError
 from app.sources import Consumer, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class SinkLoop(Generic[D]):
 
     A thread of its own calls `step` until it stops, then `close`. `assign`, `stop` and `status` are for any thread.
     Decisions count from their first copy in the log; how often the sink can see one over a crash is the writer's
-    promise. A sink that is slow, broken or away delays nobody else: its backlog is the log.
+    promise. A sink that is slow, broken or away delays nobody else: its backlog is the log. While it is away as a
+    whole, one partition after the other asks after it, and the rest waits.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class SinkLoop(Generic[D]):
         self._wake = threading.Event()
         self._clock_s = clock
         self._jitter = jitter or random.Random()
+        self._breaker = Breaker(self._jitter)
         self._wanted: frozenset[int] = frozenset()
         self._places: dict[int, Place] = {}
         self._reported: dict[int, int] = {}
@@ -109,11 +112,16 @@ class SinkLoop(Generic[D]):
     def _active(self) -> dict[int, Place]:
         return {partition: place for partition, place in self._places.items() if place.active}
 
+    @property
+    def _parked(self) -> dict[int, Place]:
+        return {partition: place for partition, place in self._places.items() if not place.active}
+
     def _follow(self, wanted: Collection[int]) -> None:
         gone = self._places.keys() - wanted
         if gone:
             self._save({partition: place for partition, place in self._active.items() if partition in gone})
             for partition in gone:
+                self._give_up_probe(partition)
                 del self._places[partition]
                 self._reported.pop(partition, None)
             self._consume_active()
@@ -121,8 +129,7 @@ class SinkLoop(Generic[D]):
             self._places[partition] = Place()
 
     def _resume_due(self) -> None:
-        now_ms = self._now_ms()
-        due = {p: place for p, place in self._places.items() if place.due_ms is not None and place.due_ms <= now_ms}
+        due = self._due()
         if not due:
             return
         try:
@@ -132,9 +139,24 @@ class SinkLoop(Generic[D]):
                 else:
                     due[partition].resume(found)
             self._consume_active()
-        except (ActionError, BrokerError, LogError) as error:
+        except LogError as error:
             for partition in due:
                 self._park(partition, error)
+        except (ActionError, BrokerError) as error:
+            away = SinkAwayError(str(error))
+            for partition in due:
+                self._park(partition, away)
+            self._open_breaker(away)
+
+    def _due(self) -> dict[int, Place]:
+        """The parked places whose time has come; one of them while the sink is away, and rather one that has something
+        to do."""
+        now_ms, asked = self._now_ms(), self._breaker.not_before_ms
+        due = {p: place for p, place in self._parked.items() if asked(p, place.due_ms or 0.0) <= now_ms}
+        if due and self._breaker.state == "open":
+            probe = self._breaker.choose_probe([p for p, place in due.items() if place.lag != 0] or due)
+            return {probe: due[probe]}
+        return due
 
     def _load(self, partitions: Iterable[int]) -> dict[int, Position | LogError]:
         logs = list(map(self._log, partitions))
@@ -179,6 +201,7 @@ class SinkLoop(Generic[D]):
         if due or (carried_out and self._writer.commits_each_batch):
             self._commit(self._active)
         self._settle(readings, outcomes)
+        self._judge(readings, {batch.partition for batch in batches if batch.deliveries}, outcomes)
         return done
 
     def _without_deliveries(self, readings: Mapping[int, Reading[D]]) -> list[Batch[D]]:
@@ -194,7 +217,8 @@ class SinkLoop(Generic[D]):
         try:
             outcomes = self._writer.write(batches) if batches else []
         except (ActionError, BrokerError) as error:
-            outcomes = [Outcome(batch.start, error) for batch in batches]
+            away = SinkAwayError(str(error))
+            outcomes = [Outcome(batch.start, away) for batch in batches]
         return {batch.partition: outcome for batch, outcome in zip(batches, outcomes, strict=True)}
 
     def _report(self, readings: Mapping[int, Reading[D]], outcomes: Mapping[int, Outcome]) -> StepReport:
@@ -226,7 +250,45 @@ class SinkLoop(Generic[D]):
         if not all(self._places[partition].active for partition in outcomes):
             self._consume_active()
 
+    def _judge(
+        self, readings: Mapping[int, Reading[D]], with_deliveries: Collection[int], outcomes: Mapping[int, Outcome]
+    ) -> None:
+        """What the step says of the sink: away when all that was tried found it so, there when anything did not."""
+        away = [each.error for each in outcomes.values() if isinstance(each.error, SinkAwayError)]
+        if any(not _is_away(outcomes[partition].error) for partition in with_deliveries):
+            self._close_breaker()
+        elif away:
+            self._open_breaker(away[0])
+        elif readings:
+            self._hand_on_probe()
+
+    def _open_breaker(self, error: SinkAwayError) -> None:
+        if self._breaker.state == "closed":
+            logger.warning("sink %s is away: %s; one partition at a time asks after it", self.sink, error)
+        self._breaker.open(error, self._now_ms())
+        for place in self._places.values():
+            if place.active or _is_away(place.error):
+                place.park_briefly()
+        self._consume_active()
+
+    def _close_breaker(self) -> None:
+        retries = self._breaker.close()
+        if retries:
+            logger.info("sink %s is back after %d retries", self.sink, retries)
+
+    def _give_up_probe(self, partition: int) -> None:
+        if self._breaker.probe == partition:
+            self._breaker.give_up_probe()
+
+    def _hand_on_probe(self) -> None:
+        """The probe has found nothing to ask the sink for: let another one ask."""
+        probe = self._breaker.give_up_probe()
+        if probe is not None:
+            self._places[probe].park_briefly()
+            self._consume_active()
+
     def _park(self, partition: int, error: HeadraceError) -> None:
+        self._give_up_probe(partition)
         if self._places[partition].park(error, self._now_ms(), self._jitter):
             logger.warning("sink %s, partition %d: %s; trying again", self.sink, partition, error)
 
@@ -275,16 +337,21 @@ class SinkLoop(Generic[D]):
             place.note_end(end)
             if place.active and place.lag == 0:
                 self._clear(log.partition)
+        if all(place.lag == 0 for place in self._places.values()):
+            self._close_breaker()  # nothing waits for the sink
+        elif self._breaker.probe is not None and self._places[self._breaker.probe].lag == 0:
+            self._hand_on_probe()
 
     def _describe(self) -> SinkStatus:
-        error = self._consumer.last_error or self._error
+        error = self._consumer.last_error or self._error or self._breaker.error
         partitions = {partition: place.describe() for partition, place in sorted(self._places.items())}
-        return SinkStatus(self.sink, partitions, str(error) if error else None)
+        message = str(error) if error else None
+        return SinkStatus(self.sink, partitions, message, self._breaker.state, self._breaker.retries)
 
     def _patience_ms(self, timeout_ms: int) -> float:
         """How long this step may wait for records: not beyond the time at which a parked partition is due."""
-        now_ms = self._now_ms()
-        due = [place.due_ms - now_ms for place in self._places.values() if place.due_ms is not None]
+        now_ms, asked = self._now_ms(), self._breaker.not_before_ms
+        due = [asked(p, place.due_ms or 0.0) - now_ms for p, place in self._parked.items()]
         return max(0.0, min([float(timeout_ms), *due]))
 
     def _log(self, partition: int) -> TopicPartition:
@@ -292,6 +359,10 @@ class SinkLoop(Generic[D]):
 
     def _now_ms(self) -> float:
         return self._clock_s() * 1000
+
+
+def _is_away(error: HeadraceError | None) -> bool:
+    return isinstance(error, SinkAwayError)
 
 
 def _within(log: TopicPartition, position: Position, begin: int, end: int) -> Position | LogError:

@@ -8,9 +8,11 @@ import msgspec
 from app.actions.action import Delivery
 from app.actions.selection import Reject
 from app.actions.writer import Placed
+from app.sources import Header
 
 KEY_HEADER = "idempotency-key"
 SINK_HEADER = "sink"
+HEADERS_HEADER = "source-headers"
 
 
 class Message(NamedTuple):
@@ -30,14 +32,34 @@ def action_message(delivery: Delivery) -> Message:
 def failure_message(delivery: Delivery, reason: str, attempts: int) -> Message:
     """A delivery that its sink refused for good."""
     key, value, _ = action_message(delivery)
-    return Message(key, value, [("reason", reason.encode()), ("attempts", b"%d" % attempts)])
+    headers = [
+        ("reason", reason.encode()),
+        ("attempts", b"%d" % attempts),
+        ("cause", b"sink"),
+        ("append-ms", b"%d" % delivery.append_ms),
+    ]
+    return Message(key, value, headers)
 
 
 def reject_message(reject: Reject) -> Message:
-    """A record that became no decision: as it came, and why."""
+    """A record that became no decision: as it came, and why. Its own headers travel in one, as JSON."""
     letter = reject.letter
-    headers = [("reason", letter.reason.encode()), ("append-ms", b"%d" % letter.append_ms)]
+    headers = [
+        ("reason", letter.reason.encode(errors="replace")),
+        ("append-ms", b"%d" % letter.append_ms),
+        ("cause", letter.cause.encode()),
+        ("attempts", b"%d" % letter.attempts),
+    ]
+    if letter.headers:
+        headers.append((HEADERS_HEADER, msgspec.json.encode(letter.headers)))
+    if letter.stack is not None:
+        headers.append(("stack", letter.stack.encode(errors="replace")))
     return Message(letter.key, letter.value, headers)
+
+
+def decode_source_headers(encoded: bytes | None) -> tuple[Header, ...]:
+    """The headers that a rejected record had. Raises msgspec.DecodeError."""
+    return msgspec.json.decode(encoded, type=tuple[Header, ...]) if encoded else ()
 
 
 def identity_headers(sink: str, delivered: Placed) -> list[tuple[str, bytes]]:

@@ -2,19 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Annotated
 
 import httpx
 import msgspec
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from app.actions.action import Delivery, Sink
+from app.actions.attempts import Attempts, FailedAttemptError
 from app.actions.dead_letters import DeadLetters
+from app.actions.position import Position
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.config import DurationMs, Settings
-from app.errors import ActionError, BrokerError, RetryableActionError
+from app.errors import ActionError, BrokerError, RetryableActionError, SinkAwayError
 from app.units import parse_duration_ms
 
 BUSY = {429, 503}
@@ -23,6 +25,10 @@ PASSING = {408, 425, *BUSY}
 STEP_MS = 1_000
 """Deliveries of a partition go on for this long before the loop looks at its assignment again."""
 MOST_PARTITIONS_AT_ONCE = 16
+LOOK_S = 0.25
+"""How often a write that waits for answers looks whether it is to end."""
+LAST_WAIT_S = 5.0
+LONGEST_TIMEOUT_MS = 30_000
 
 
 class Post(Sink, frozen=True):
@@ -39,7 +45,8 @@ class Post(Sink, frozen=True):
 class PostSettings(Settings):
     """url:      where to; "off" does not run the sink.
     headers:  sent along, like an Authorization.
-    timeout:  for the connection and for each wait for the answer.
+    timeout:  for the connection and for each wait for the answer; 30 s at most, half of what a sink may take until its
+              worker counts as stalled.
     attempts: how often an action is tried that the receiver fails on, before it becomes a dead letter; 20 are about
               4 minutes with the waits in between.
     """
@@ -49,13 +56,16 @@ class PostSettings(Settings):
     timeout_ms: DurationMs = Field(default=parse_duration_ms("5s"), alias="timeout")
     attempts: int = Field(default=20, ge=1)
 
+    @field_validator("timeout_ms")
+    @classmethod
+    def _is_no_stall(cls, timeout_ms: int) -> int:
+        if timeout_ms > LONGEST_TIMEOUT_MS:
+            raise ValueError(f"{timeout_ms / 1000:g} s is too long; write 30s or less")
+        return timeout_ms
+
 
 class RefusedError(ActionError):
     """The receiver will not take this action, however often it is asked."""
-
-
-class FailedAttemptError(RetryableActionError):
-    """The receiver failed on this action; it counts as an attempt."""
 
 
 class Poster(SinkWriter[Delivery]):
@@ -74,8 +84,7 @@ class Poster(SinkWriter[Delivery]):
     ) -> None:
         self._url = httpx.URL(settings.url)
         self._receiver = f"{self._url.scheme}://{self._url.netloc.decode()}"  # paths can hold secrets
-        self._attempts = settings.attempts
-        self._dead_letters = dead_letters
+        self._attempts = Attempts(settings.attempts, dead_letters)
         self._halt = halt
         self._clock_s = clock
         headers = {"Content-Type": "application/json", **settings.headers}
@@ -85,17 +94,37 @@ class Poster(SinkWriter[Delivery]):
             limits=httpx.Limits(max_connections=MOST_PARTITIONS_AT_ONCE),
             transport=transport,
         )
+        self._reached: dict[int, Position] = {}
         self._threads = threads or ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
-        self._failures: dict[int, tuple[str, int]] = {}
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:
-        """Moves each partition as far as a second allows."""
+        """Moves each partition as far as a second allows. A request that is under way when `halt` is set has 5 s more;
+        then it is left behind, to be repeated with the same key by whoever is next."""
         until_s = self._clock_s() + STEP_MS / 1000
-        return list(self._threads.map(lambda batch: self._post_in_order(batch, until_s), batches))
+        self._reached |= {batch.partition: batch.start for batch in batches}
+        answers = {
+            batch.partition: self._threads.submit(self._post_in_order, batch, until_s)
+            for batch in batches
+            if batch.deliveries
+        }
+        self._wait_for(answers.values())
+        return [self._outcome(batch, answers.get(batch.partition)) for batch in batches]
+
+    def _wait_for(self, answers: Collection[Future[Outcome]]) -> None:
+        while not self._halt.is_set():
+            if not wait(answers, LOOK_S).not_done:
+                return
+        wait(answers, LAST_WAIT_S)
+
+    def _outcome(self, batch: Batch[Delivery], answer: Future[Outcome] | None) -> Outcome:
+        if answer is None:
+            return Outcome(batch.end)
+        return answer.result() if answer.done() else Outcome(self._reached[batch.partition])
 
     def _post_in_order(self, batch: Batch[Delivery], until_s: float) -> Outcome:
         dead_letters = 0
         for delivery in batch.deliveries:
+            self._reached[batch.partition] = batch.before(delivery)
             if self._halt.is_set() or self._clock_s() > until_s:
                 return Outcome(batch.before(delivery), None, dead_letters)
             try:
@@ -105,43 +134,43 @@ class Poster(SinkWriter[Delivery]):
         return Outcome(batch.end, None, dead_letters)
 
     def _deliver(self, delivery: Delivery) -> bool:
-        """Whether it became a dead letter. Raises RetryableActionError when it is still to be delivered."""
-        failures = self._failures_of(delivery)
+        """Whether it became a dead letter now. Raises RetryableActionError when it is still to be delivered."""
+        if self._attempts.is_given_up(delivery):
+            return False
         try:
             self._post(delivery)
         except FailedAttemptError as error:
-            self._failures[delivery.partition] = (delivery.key, failures + 1)
-            if failures + 1 < self._attempts:
-                raise
-            self._dead_letters.send(delivery, str(error), failures + 1)
-            return True
+            self._attempts.failed(delivery, error)
         except RefusedError as error:
-            self._dead_letters.send(delivery, str(error), failures + 1)
-            return True
-        return False
+            self._attempts.refused(delivery, str(error))
+        else:
+            return False
+        return True
 
-    def _failures_of(self, delivery: Delivery) -> int:
-        key, failures = self._failures.get(delivery.partition, ("", 0))
-        return failures if key == delivery.key else 0
+    def deliver(self, delivery: Delivery) -> None:
+        try:
+            self._post(delivery)
+        except FailedAttemptError as error:
+            raise RefusedError(str(error)) from error
 
     def _post(self, delivery: Delivery) -> None:
         body = msgspec.json.encode(delivery.fields)
         try:
             answer = self._client.post(self._url, content=body, headers={"Idempotency-Key": delivery.key})
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise RetryableActionError(f"{self._receiver} is out of reach: {error!r}") from error
+            raise SinkAwayError(f"{self._receiver} is out of reach: {error!r}") from error
         except httpx.HTTPError as error:
             raise FailedAttemptError(f"{self._receiver} gave no answer: {error!r}") from error
         if answer.is_success:
             return
         said = f"{self._receiver} answered {answer.status_code} {answer.reason_phrase}".rstrip()
         if answer.status_code in BUSY:
-            raise RetryableActionError(said)
+            raise SinkAwayError(said)
         if answer.status_code in PASSING or answer.is_server_error:
             raise FailedAttemptError(said)
         raise RefusedError(said)
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
-        self._dead_letters.close()
+        self._attempts.close()

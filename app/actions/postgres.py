@@ -9,6 +9,7 @@ from app.actions.database import Database
 from app.errors import ConfigError
 
 DEFAULTS = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "application_name": "headrace"}
+AWAY_STATES = ("08", "53", "57P")
 LIMITS = (
     "SET lock_timeout = '5s'",
     "SET statement_timeout = '30s'",
@@ -31,7 +32,13 @@ class Postgres(Database):
     lock = " FOR UPDATE"
     begin = "BEGIN"
     errors = psycopg.Error
-    refusals = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.DatatypeMismatch)
+    refusals = (
+        psycopg.DataError,
+        psycopg.IntegrityError,
+        psycopg.errors.DatatypeMismatch,
+        psycopg.errors.ProgramLimitExceeded,  # a text too long for its index
+    )
+    failures = (psycopg.errors.RaiseException, psycopg.errors.QueryCanceled)
 
     def __init__(self, dsn: str) -> None:
         super().__init__()
@@ -48,6 +55,11 @@ class Postgres(Database):
         for limit in LIMITS:
             connection.execute(limit.encode())
         return connection
+
+    def is_away(self, error: Exception) -> bool:
+        """Classes 08, 53 and 57P: no connection, no resources, shutting down. What never arrived has no state."""
+        state = error.sqlstate if isinstance(error, psycopg.Error) else None
+        return state is None or state.startswith(AWAY_STATES)
 
     def has_table(self, name: str) -> bool:
         return self.execute("SELECT to_regclass(quote_ident(?)) IS NOT NULL", [name])[0][0] is True

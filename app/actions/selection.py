@@ -8,7 +8,7 @@ import msgspec
 
 from app.actions.action import Action, Delivery, idempotency_key
 from app.actions.writer import D
-from app.log.frame import REASONS, Cursor, DeadLetter, Frame, FrameHeader
+from app.log.frame import LATE, REASONS, Cursor, DeadLetter, Frame, FrameHeader
 
 _decode_actions = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
@@ -48,6 +48,7 @@ class OneAction(Selection[Delivery]):
                         header.topic,
                         header.partition,
                         offset,
+                        int(decided.append_ms[row]),
                         _event_key(frame, self._by, row),
                         fields,
                     )
@@ -75,13 +76,14 @@ class EveryDecision(Selection[Delivery]):
                 header.topic,
                 header.partition,
                 offset,
+                int(decided.append_ms[row]),
                 _event_key(frame, self._by, row),
                 {"type": "Decision", **fields, "reason": REASONS[decided.reasons[row]]},
             )
 
 
 class Reject(NamedTuple):
-    """A rejected record on its way to the dead letters."""
+    """A rejected record on its way to the dead letters, or to the late events."""
 
     key: str
     topic: str
@@ -91,17 +93,20 @@ class Reject(NamedTuple):
 
 
 class EveryReject(Selection[Reject]):
-    """The records that became no decision."""
+    """The records that became no decision: those that were late, or all others."""
 
-    def __init__(self, pipeline: str) -> None:
+    def __init__(self, pipeline: str, *, late: bool = False) -> None:
         self._pipeline = pipeline
+        self._late = late
 
     def wants(self, header: FrameHeader) -> bool:
-        return header.rejected > 0
+        return (header.late if self._late else header.rejected - header.late) > 0
 
     def pick(self, frame: Frame, cursor: Cursor) -> Iterator[Reject]:
         header = frame.header
         for letter in cursor.new_dead_letters(frame):
+            if (letter.cause == LATE) is not self._late:
+                continue
             key = idempotency_key(self._pipeline, header.partition, letter.offset, "rejected")
             yield Reject(key, header.topic, header.partition, letter.offset, letter)
 

@@ -16,6 +16,7 @@ class Sqlite(Database):
     lock = ""
     begin = "BEGIN IMMEDIATE"  # takes the file's one write lock at once, so no FOR UPDATE is needed
     errors = sqlite3.Error
+    failures = ()  # what a trigger raises is an IntegrityError, and nothing takes longer than the file is locked
     refusals = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError)
 
     def __init__(self, path: str) -> None:
@@ -26,6 +27,9 @@ class Sqlite(Database):
         connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
         connection.execute("PRAGMA journal_mode = WAL")
         return connection
+
+    def is_away(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.OperationalError)
 
     def has_table(self, name: str) -> bool:
         found = self.execute("SELECT 1 FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?", [name])

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from app.actions.breaker import BreakerState
 from app.actions.reading import Passed
 
 
@@ -51,8 +52,14 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class SinkStatus(msgspec.Struct, frozen=True):
-    """`error` is what concerns the whole sink: the broker is away, the cursor cannot be committed."""
+    """How a sink is.
+
+    error:   what concerns the whole sink: it or the broker is away, the cursor cannot be committed.
+    breaker: open or half-open while the sink is away; `retries` are the tries in a row that found it so.
+    """
 
     sink: str
     partitions: Mapping[int, PartitionStatus] = {}
     error: str | None = None
+    breaker: BreakerState = "closed"
+    retries: int = 0

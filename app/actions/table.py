@@ -53,12 +53,30 @@ class Table:
     @property
     def upsert(self) -> str:
         """The statement; its parameters are what `row` returns."""
+        updates = [f"{quote(column.name)} = excluded.{quote(column.name)}" for column in self.columns]
+        return f"{self._insert} DO UPDATE SET {', '.join(updates)}"
+
+    @property
+    def insert_if_missing(self) -> str:
+        """Takes the same parameters as `upsert`."""
+        return f"{self._insert} DO NOTHING"
+
+    @property
+    def _insert(self) -> str:
         names = [quote(column.name) for column in self.columns]
-        updates = [f"{name} = excluded.{name}" for name in names]
         return (
             f"INSERT INTO {quote(self.name)} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
-            f"ON CONFLICT ({quote(self.key)}) DO UPDATE SET {', '.join(updates)}"
+            f"ON CONFLICT ({quote(self.key)})"
         )
+
+    @property
+    def select_key(self) -> str:
+        """The idempotency key of the row whose `key` is the parameter: what `row` has at `key_index`."""
+        return f"SELECT {quote(KEY_COLUMN)} FROM {quote(self.name)} WHERE {quote(self.key)} = ?"
+
+    @property
+    def key_index(self) -> int:
+        return [column.name for column in self.columns].index(self.key)
 
     def row(self, delivery: Delivery) -> list[Any]:
         values = {**delivery.fields, KEY_COLUMN: delivery.key}

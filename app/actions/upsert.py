@@ -1,13 +1,14 @@
 """Upsert: a row per key in a table of PostgreSQL or SQLite."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from app.actions.action import Delivery, Sink
+from app.actions.action import Delivery, Sink, is_later
+from app.actions.attempts import Attempts, FailedAttemptError
 from app.actions.database import Database, RefusedRowError, quote
-from app.actions.dead_letters import DeadLetters
 from app.actions.position import Position, Saved
 from app.actions.table import KEY_COLUMN, Table
 from app.actions.writer import Batch, Outcome, SinkWriter
@@ -24,19 +25,23 @@ class Upsert(Sink, frozen=True):
     Without `key` every action is a row of its own. The table is made when it is missing, with a column for each field
     and one for the idempotency key; one that is there needs these columns, and a unique key. Exactly once: rows and
     cursor are written in one transaction, which only one worker can make. A row that the database refuses becomes
-    a dead letter; a database that is away is waited for without end.
+    a dead letter at once; one that it fails on (a trigger that raises, a statement that takes longer than 30 s) after
+    `attempts`. A database that is away or lacks something (a table, a right) is waited for without end.
     """
 
     key: str = KEY_COLUMN
 
 
 class UpsertSettings(Settings):
-    """dsn:   postgresql://user:password@host/database, or sqlite:///path; "off" does not run the sink.
-    table: the sink's name with "_" for "-", if not given.
+    """dsn:      postgresql://user:password@host/database, or sqlite:///path; "off" does not run the sink.
+    table:    the sink's name with "_" for "-", if not given.
+    attempts: how often a row is tried that the database fails on, before it becomes a dead letter.
     """
 
     dsn: Annotated[str, Field(pattern=r"^(postgresql://|postgres://|sqlite:///.)")]
     table: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+
+    attempts: int = Field(default=20, ge=1)
 
     @field_validator("dsn")
     @classmethod
@@ -63,11 +68,12 @@ class Upserter(SinkWriter[Delivery]):
     """See Upsert. The cursor is a row of the table headrace_cursors, named `cursor`, for each partition; what the
     consumer group has is for Kafka's tools alone."""
 
-    def __init__(self, cursor: str, database: Database, table: Table, dead_letters: DeadLetters) -> None:
+    def __init__(self, cursor: str, database: Database, table: Table, attempts: Attempts) -> None:
         self._cursor = cursor
         self._database = database
         self._table = table
-        self._dead_letters = dead_letters
+        self._attempts = attempts
+        self._failing: set[int] = set()
         self._applied: dict[int, int | None] = {}
 
     def resume(self, saved: Mapping[int, Saved | None]) -> dict[int, Position]:
@@ -98,34 +104,39 @@ class Upserter(SinkWriter[Delivery]):
         return Position(applied, log_offset)
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:
-        """A transaction for each partition."""
+        """A transaction for each partition; of one that has failed on a row, up to that row."""
         return [self._write_or_fail(batch) for batch in batches]
 
     def _write_or_fail(self, batch: Batch[Delivery]) -> Outcome:
         try:
-            try:
-                refused = self._write(batch, one_by_one=False)
-            except RefusedRowError:
-                refused = self._write(batch, one_by_one=True)
+            outcome = self._write_or_split(batch)
         except (RetryableActionError, BrokerError) as error:
+            if isinstance(error, FailedAttemptError):
+                self._failing.add(batch.partition)  # to be split the next time: a timeout has taken half a minute
             return Outcome(batch.start, error)
-        self._applied[batch.partition] = batch.end.applied
-        return Outcome(batch.end, None, refused)
+        self._applied[batch.partition] = outcome.position.applied
+        if outcome.error is None:
+            self._failing.discard(batch.partition)
+        return outcome
 
-    def _write(self, batch: Batch[Delivery], *, one_by_one: bool) -> int:
-        """How many rows were refused. They are dead letters before the cursor passes them."""
+    def _write_or_split(self, batch: Batch[Delivery]) -> Outcome:
+        if batch.partition not in self._failing:
+            try:
+                return self._write(batch, self._upsert_all)
+            except RefusedRowError:
+                pass
+        return self._write(batch, self._upsert_by_event)
+
+    def _write(self, batch: Batch[Delivery], upsert: Callable[[Batch[Delivery]], Outcome]) -> Outcome:
+        """Rows and cursor. Those that are given up are dead letters before the cursor passes them."""
         with self._database.transaction():
             self._take_cursor(batch.partition)
-            if one_by_one:
-                refused = sum(self._is_refused(delivery) for delivery in batch.deliveries)
-            else:
-                refused = 0
-                self._upsert(batch.deliveries)
+            outcome = upsert(batch)
             self._database.execute(
                 f"UPDATE {quote(CURSORS)} SET applied = ?, log_offset = ? WHERE sink = ? AND partition = ?",
-                [*batch.end, self._cursor, batch.partition],
+                [*outcome.position, self._cursor, batch.partition],
             )
-        return refused
+        return outcome
 
     def _take_cursor(self, partition: int) -> None:
         found = self._database.execute(
@@ -138,19 +149,49 @@ class Upserter(SinkWriter[Delivery]):
                 f"it, at {self._applied[partition]}: another worker has gone on from there"
             )
 
-    def _upsert(self, deliveries: Sequence[Delivery]) -> None:
-        if deliveries:
-            self._database.write(self._table.upsert, [self._table.row(each) for each in deliveries])
+    def _upsert_all(self, batch: Batch[Delivery]) -> Outcome:
+        if batch.deliveries:
+            self._database.write(self._table.upsert, [self._table.row(each) for each in batch.deliveries])
+        return Outcome(batch.end)
 
-    def _is_refused(self, delivery: Delivery) -> bool:
+    def _upsert_by_event(self, batch: Batch[Delivery]) -> Outcome:
+        """Row by row, all those of an event or none, up to the first that is to be tried again."""
+        dead_letters = 0
+        for _, of_event in groupby(batch.deliveries, key=lambda delivery: delivery.offset):
+            deliveries = list(of_event)
+            try:
+                with self._database.savepoint():
+                    dead_letters += sum(map(self._gives_up, deliveries))
+            except FailedAttemptError as error:
+                return Outcome(batch.before(deliveries[0]), error, dead_letters)
+        return Outcome(batch.end, None, dead_letters)
+
+    def _gives_up(self, delivery: Delivery) -> bool:
+        if self._attempts.is_given_up(delivery):
+            return False
         try:
             with self._database.savepoint():
-                self._upsert([delivery])
+                self._database.write(self._table.upsert, [self._table.row(delivery)])
+        except FailedAttemptError as error:
+            self._attempts.failed(delivery, error)
         except RefusedRowError as error:
-            self._dead_letters.send(delivery, f"the database refused the row: {error}", 1)
-            return True
-        return False
+            self._attempts.refused(delivery, f"the database refused the row: {error}")
+        else:
+            return False
+        return True
+
+    def deliver(self, delivery: Delivery) -> None:
+        """A row that a later action of the same partition has written in the meantime stays as it is."""
+        with self._database.transaction():
+            self._table.prepare(self._database)
+            row = self._table.row(delivery)
+            self._database.write(self._table.insert_if_missing, [row])  # the row is there, so it can be locked
+            [(key,)] = self._database.execute(
+                f"{self._table.select_key}{self._database.lock}", [row[self._table.key_index]]
+            )
+            if not is_later(key or "", than=delivery.key):
+                self._database.write(self._table.upsert, [row])
 
     def close(self) -> None:
         self._database.close()
-        self._dead_letters.close()
+        self._attempts.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from app.actions.position import BEGINNING, Mark, Position, Saved
-from app.errors import HeadraceError
+from app.errors import ActionError, HeadraceError
 
 
 class Placed(Protocol):
@@ -69,6 +69,14 @@ class SinkWriter(ABC, Generic[D]):
 
         Raises ActionError or BrokerError when none can be said to have moved: the partitions are resumed then.
         """
+
+    def deliver(self, delivery: D) -> None:
+        """Carries out one delivery by itself, out of order and without a cursor: one that was refused before. Safe to
+        repeat, as the key is the same.
+
+        Raises RetryableActionError when the sink is away, ActionError when it refuses again.
+        """
+        raise ActionError(f"{type(self).__name__} refuses nothing for good, so it takes nothing a second time")
 
     def mark(self, partition: int) -> Mark | None:
         """What to keep with the partition's position for the next `resume`."""

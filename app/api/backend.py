@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from app.actions.build import switched_off
 from app.api.decision import Sinks
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
+from app.api.letters import RecentLetters
 from app.api.recent import RecentDecisions
 from app.api.search import Found, search_log
 from app.api.status import StatusCache, StatusDocument
-from app.api.tail import DecisionTail
+from app.api.tail import LogTail
 from app.config import PipelineArgs
 from app.errors import BrokerError
 from app.pipeline import Pipeline
@@ -26,13 +28,19 @@ SEARCHES = 2
 
 @dataclass(frozen=True)
 class Backend:
-    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life."""
+    """Everything behind the API of one pipeline. `start` and `stop` belong to the application's life.
+
+    `off` are the names of the sinks that the YAML switches off.
+    """
 
     name: str
     pipeline: Pipeline[Any]
+    off: Collection[str]
     status: StatusCache
     recent: RecentDecisions
-    tail: DecisionTail
+    tail: LogTail
+    letters: RecentLetters
+    letters_tail: LogTail
     intake: Intake
     lane: SynchronousLane
     search: Callable[[str], Found]
@@ -48,13 +56,19 @@ class Backend:
 
     async def sinks(self) -> Sinks:
         """Where the sinks stand; unknown while the coordinator does not answer."""
-        return Sinks(self.pipeline.actions, await self.status.get_if_available())
+        return Sinks(self.pipeline.actions, self.off, await self.status.get_if_available())
+
+    @property
+    def alive(self) -> bool:
+        """Whether what follows the logs lives."""
+        return self.tail.alive and self.letters_tail.alive
 
     def start(self) -> None:
         self.tail.start()
+        self.letters_tail.start()
 
     async def stop(self) -> None:
-        await asyncio.to_thread(self.tail.stop)
+        await asyncio.gather(*(asyncio.to_thread(each.stop) for each in (self.tail, self.letters_tail)))
         try:
             await asyncio.to_thread(self.lane.close)
         except BrokerError as error:
@@ -65,10 +79,13 @@ def connect(
     args: PipelineArgs, pipeline: Pipeline[Any], fetch_status: Callable[[], Awaitable[StatusDocument]]
 ) -> Backend:
     """Wires a backend to Kafka. Nothing is connected yet: an API without Kafka is up, and says what is wrong."""
-    topics, recent = args.topics, RecentDecisions()
+    topics, recent, letters = args.topics, RecentDecisions(), RecentLetters(args.name)
 
     def open_reader() -> Consumer:
         return open_consumer(args.kafka, buffer_bytes=8 << 20)
+
+    def open_letters() -> Consumer:
+        return open_consumer(args.kafka, buffer_bytes=8 << 20, hurried=False)
 
     def search(event_id: str) -> Found:
         consumer = open_reader()
@@ -81,9 +98,12 @@ def connect(
     return Backend(
         name=args.name,
         pipeline=pipeline,
+        off=switched_off(pipeline, args.sinks),
         status=StatusCache(fetch_status),
         recent=recent,
-        tail=DecisionTail(open_reader, topics.decisions, recent),
+        tail=LogTail(open_reader, topics.decisions, recent),
+        letters=letters,
+        letters_tail=LogTail(open_letters, topics.dead_letters, letters),
         intake=Intake(pipeline, args.max_ahead_ms),
         lane=SynchronousLane(writer, recent),
         search=search,

@@ -1,6 +1,6 @@
 """From a row of the decision log to the document that the API answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,9 +18,10 @@ SinksByAction = Mapping[type[Action], Sequence[Sink]]
 
 
 class Sinks:
-    """Which sinks carry out which actions, and how far each is with each partition."""
+    """Which sinks carry out which actions, which of them are `off`, and how far each is with each partition."""
 
-    def __init__(self, by_action: SinksByAction, status: Mapping[str, Any] | None) -> None:
+    def __init__(self, by_action: SinksByAction, off: Collection[str], status: Mapping[str, Any] | None) -> None:
+        self._off = off
         self._names = {action.__name__: [sink.name for sink in sinks] for action, sinks in by_action.items()}
         reports = status["sinks"] if status else []
         self._applied = {(each["sink"], each["partition"]): each["applied"] for each in reports}
@@ -32,6 +33,8 @@ class Sinks:
         ]
 
     def _state(self, sink: str, partition: int, offset: int) -> str:
+        if sink in self._off:
+            return "off"
         if (sink, partition) not in self._applied:
             return "unknown"
         applied = self._applied[sink, partition]
@@ -54,7 +57,7 @@ def describe(row: Row, sinks: Sinks) -> DecisionDocument:
         features=_values(decided.features, row.at),
         scores=_values(decided.scores, row.at),
         versions=dict(decided.versions),
-        reason=REASONS[decided.reasons[row.at]],  # type: ignore[arg-type]
+        reason=REASONS[decided.reasons[row.at]],
         actions=_actions(row, offset, sinks),
         deliveries=sinks.deliveries(Decision.__name__, header.partition, offset),
         times_ms=times_ms,

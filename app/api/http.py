@@ -19,7 +19,9 @@ from app.api.backend import Backend
 from app.api.decision import Sinks, describe
 from app.api.documents import (
     Answer,
+    DeadLetterDocument,
     DecisionDocument,
+    DuplicateEvents,
     Health,
     InvalidEvents,
     Problem,
@@ -29,7 +31,8 @@ from app.api.documents import (
     Undecided,
 )
 from app.api.intake import MAX_BODY_BYTES, UnacceptableError, is_list
-from app.api.lane import Outcome
+from app.api.lane import Duplicate, Outcome
+from app.api.letters import describe_letter
 from app.api.openapi import describe_events
 from app.api.recent import Row
 from app.api.status import StatusUnavailableError
@@ -137,6 +140,20 @@ async def read_decision(event_id: str, service: Service) -> DecisionDocument:
     return describe(found.row, await service.sinks())
 
 
+@router.get("/dead-letters", tags=["decisions"], summary="The open dead letters, newest first")
+async def list_dead_letters(
+    service: Service,
+    limit: Annotated[int, Query(ge=1, le=200, description="how many at most")] = 20,
+) -> list[DeadLetterDocument]:
+    """Records that became no decision and deliveries that a sink refused, which nobody has replayed or dropped yet.
+
+    From the last 2,000 records of each partition of the dead-letter topic; `python -m app dead-letters` has all of
+    them, and works them off.
+    """
+    cases = await asyncio.to_thread(service.letters.latest_open, limit)
+    return [describe_letter(case) for case in cases]
+
+
 async def read_body(request: Request) -> bytes:
     """The JSON that was sent. Refuses another content type: a form on a foreign site could send that unasked."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -156,7 +173,13 @@ async def read_body(request: Request) -> bytes:
     dependencies=[Depends(require_token)],
     response_model=Answer | list[Answer],
     responses={
+        200: {"description": "All are decided; what is a `duplicate` has the decision on its first copy"},
         401: {"model": Problem, "description": "The token is missing or wrong"},
+        409: {
+            "model": DuplicateEvents,
+            "description": "Some are duplicates of events whose decision is not in memory: `/decisions/{event id}` "
+            "looks for it in the log. Sending them again changes nothing",
+        },
         413: {"model": Problem, "description": "The request is too large"},
         415: {"model": Problem, "description": "The request is not JSON"},
         422: {
@@ -174,12 +197,13 @@ async def post_events(
 ) -> Response:
     """Takes one event, or a list of up to 1,000, and answers with one answer, or a list of them.
 
-    Events go through the source topic like all others. To send one again, send it with the same id.
+    Events go through the source topic like all others. To send one again, send it with the same id and key: within the
+    pipeline's `deduplicate` it is then answered with the first decision, and no second one is made.
     """
     try:
         events = service.intake.read(body, now_ms=time.time_ns() // 1_000_000)
     except UnacceptableError as error:
-        rejections = [Rejection(at=at, reason=reason) for at, reason in error.rejected]
+        rejections = [Rejection(at=at, reason=reason) for at, reason, _ in error.rejected]
         return _respond(422, InvalidEvents(detail="nothing was appended", events=rejections))
     outcomes = await service.lane.post(events, wait_ms / 1000)
     return _answer(outcomes, await service.sinks(), as_list=is_list(body))
@@ -195,6 +219,10 @@ def _answer(outcomes: Sequence[Outcome], sinks: Sinks, *, as_list: bool) -> Resp
     if refused:
         detail = f"{refused} of {len(answers)} events went to the dead letters"
         return _respond(422, RejectedEvents(detail=detail, events=answers))
+    unknown = sum(answer.duplicate and answer.decision is None for answer in answers)
+    if unknown:
+        detail = f"{unknown} of {len(answers)} events are duplicates, and the first decision is not in memory"
+        return _respond(409, DuplicateEvents(detail=detail, events=answers))
     return _respond(200, answers if as_list else answers[0])
 
 
@@ -202,6 +230,9 @@ def _describe_outcome(outcome: Outcome, sinks: Sinks) -> Answer:
     answer = Answer(event_id=outcome.event_id, **outcome.place._asdict())
     if isinstance(outcome.result, Row):
         answer.decision = describe(outcome.result, sinks)
+    elif isinstance(outcome.result, Duplicate):
+        answer.duplicate = True
+        answer.decision = describe(outcome.result.first, sinks) if outcome.result.first else None
     elif isinstance(outcome.result, DeadLetter):
         answer.rejected = outcome.result.reason
     return answer
@@ -227,9 +258,9 @@ async def read_metrics(service: Service) -> Response:
 
 @router.get("/healthz", tags=["operations"], summary="Is this process alive?")
 async def read_health(service: Service, response: Response) -> Health:
-    """200 while the decision log's reader lives; `detail` says why it may have nothing to read."""
-    response.status_code = 200 if service.tail.alive else 503
-    return Health(ok=service.tail.alive, detail=service.tail.last_error)
+    """200 while the readers of the logs live; `detail` says why they may have nothing to read."""
+    response.status_code = 200 if service.alive else 503
+    return Health(ok=service.alive, detail=service.tail.last_error or service.letters_tail.last_error)
 
 
 @router.get("/readyz", tags=["operations"], summary="Are events being decided?", responses={503: {"model": Health}})

@@ -45,6 +45,6 @@ class Ingress:
         return document
 
     def check_health(self) -> None:
-        """Raises when the thread that reads the decision log has ended: Serve then replaces this replica."""
-        if not self._backend.tail.alive:
-            raise RuntimeError("the thread that reads the decision log has ended; its error stands in the log above")
+        """Raises when a thread that reads a log has ended: Serve then replaces this replica."""
+        if not self._backend.alive:
+            raise RuntimeError("a thread that reads a log has ended; its error stands in the log above")

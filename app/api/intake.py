@@ -26,7 +26,7 @@ class UnacceptableError(HeadraceError):
     """Some events of a request do not validate, so none of it is appended. `rejected` says which, and why."""
 
     def __init__(self, rejected: Sequence[Rejected]) -> None:
-        super().__init__("nothing was appended: " + "; ".join(f"event {at}: {why}" for at, why in rejected))
+        super().__init__("nothing was appended: " + "; ".join(f"event {at}: {why}" for at, why, _ in rejected))
         self.rejected = rejected
 
 

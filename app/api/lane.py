@@ -33,12 +33,22 @@ class Place(NamedTuple):
     offset: int
 
 
+class Duplicate(NamedTuple):
+    """A copy of an event before it, with the decision on that one; None when there is none in memory."""
+
+    first: Row | None
+
+
+Result = Row | DeadLetter | Duplicate
+"""What the stream made of an event."""
+
+
 class Outcome(NamedTuple):
     """What became of a posted event; `result` is None when it was not decided in time."""
 
     event_id: str
     place: Place
-    result: Row | DeadLetter | None
+    result: Result | None
 
 
 class SourceWriter:
@@ -132,7 +142,9 @@ class SynchronousLane:
         """
         sent = await asyncio.to_thread(self._writer.append, events)
         places = await self._acknowledged(sent)
-        results = await asyncio.gather(*(self._decision(place, wait_s) for place in places))
+        results = await asyncio.gather(
+            *(self._result(event.event_id, place, wait_s) for event, place in zip(events, places, strict=True))
+        )
         return [
             Outcome(event.event_id, place, result) for event, place, result in zip(events, places, results, strict=True)
         ]
@@ -146,12 +158,15 @@ class SynchronousLane:
                 "look for their ids before you send them again"
             ) from error
 
-    async def _decision(self, place: Place, wait_s: float) -> Row | DeadLetter | None:
-        logged = self._recent.when_decided(*place)
+    async def _result(self, event_id: str, place: Place, wait_s: float) -> Result | None:
+        waiting = self._recent.when_decided(*place)
         try:
-            return (await asyncio.wait_for(asyncio.wrap_future(logged), wait_s)).outcome(place.offset)
+            logged = await asyncio.wait_for(asyncio.wrap_future(waiting), wait_s)
         except TimeoutError:
             return None
+        if logged.is_duplicate(place.offset):
+            return Duplicate(await asyncio.to_thread(self._recent.find, event_id, place.partition))
+        return logged.outcome(place.offset)
 
     def close(self) -> None:
         """Blocks for up to 10 s."""

@@ -17,14 +17,24 @@ TOTALS = {
     "decisions": "Events decided.",
     "dead_letters": "Records that became no decision.",
     "actions": "Actions that decisions asked for.",
-    "fallbacks": "Events decided without the models' answer.",
+    "overdue": "Events that were past their deadline when they were read.",
+    "duplicates": "Records that were copies of an event before them.",
+    "late": "Events that came after the watermark had passed them; they are dead letters, too.",
 }
+CAUSES = ("failed", "late", "shed", "open", "overdue")
+BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
 PARTITION_GAUGES = {
     "lag": ("lag_events", "Events that are appended and not decided.", 1),
     "offset": ("offset", "The next source offset to be decided.", 1),
     "watermark_ms": ("watermark_timestamp_seconds", "Event time up to which late events are accepted.", 1e-3),
     "keys": ("keys", "Keys with state.", 1),
     "state_bytes": ("state_bytes", "Size of the keyed state.", 1),
+    "checkpoint_age_ms": (
+        "checkpoint_age_seconds",
+        "For how long the newest checkpoint has lacked something: about what a replay would take in again.",
+        1e-3,
+    ),
+    "checkpoint_bytes": ("checkpoint_bytes", "Size of the newest checkpoint.", 1),
 }
 
 
@@ -45,7 +55,8 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._totals()
         yield from self._partitions()
-        yield self._sink_lag()
+        yield self._breakers()
+        yield from self._sinks()
         yield self._workers()
         yield self._latency()
         yield from self._budgets()
@@ -56,6 +67,18 @@ class StatusCollector(Collector):
             counter = CounterMetricFamily(f"headrace_{name}", text, labels=["pipeline"])
             counter.add_metric([self._pipeline], self._status["totals"][name])
             yield counter
+        text = "Events decided without the models' answer, by cause."
+        fallbacks = CounterMetricFamily("headrace_fallbacks", text, labels=["pipeline", "cause"])
+        for cause in CAUSES:
+            fallbacks.add_metric([self._pipeline, cause], self._status["totals"][f"fallback_{cause}"])
+        yield fallbacks
+
+    def _breakers(self) -> Metric:
+        levels: dict[str, int] = {}
+        for each in self._status["breakers"]:
+            levels[each["model"]] = max(levels.get(each["model"], 0), BREAKER_LEVELS[each["state"]])
+        text = "Of the worker that asks least: 0 closed, 1 half-open, 2 open."
+        return self._gauge("breaker", text, ["model"], [([model], level) for model, level in levels.items()])
 
     def _partitions(self) -> Iterator[Metric]:
         for field, (name, text, factor) in PARTITION_GAUGES.items():
@@ -66,14 +89,16 @@ class StatusCollector(Collector):
             ]
             yield self._gauge(f"partition_{name}", text, ["partition"], samples)
 
-    def _sink_lag(self) -> Metric:
-        samples = [
-            ([each["sink"], str(each["partition"])], each["lag"])
-            for each in self._status["sinks"]
-            if each["lag"] is not None
-        ]
+    def _sinks(self) -> Iterator[Metric]:
+        sinks = [([each["sink"], str(each["partition"])], each) for each in self._status["sinks"]]
+        lags = [(labels, each["lag"]) for labels, each in sinks if each["lag"] is not None]
         text = "Records of the decision log that the sink has not read."
-        return self._gauge("sink_lag_records", text, ["sink", "partition"], samples)
+        yield self._gauge("sink_lag_records", text, ["sink", "partition"], lags)
+        retries = [(labels, each["retries"]) for labels, each in sinks]
+        yield self._gauge("sink_retries", "Failures of the sink in a row.", ["sink", "partition"], retries)
+        away = [(labels, each["breaker"] != "closed") for labels, each in sinks]
+        text = "1 while the sink is away, and the partition waits or is the one that asks after it."
+        yield self._gauge("sink_away", text, ["sink", "partition"], away)
 
     def _workers(self) -> Metric:
         kinds = [each["kind"] for each in self._status["workers"]]

@@ -69,6 +69,10 @@ class Logged:
             return self._row(frame, rows[0])
         return next((letter for letter in frame.rejected if letter.offset == offset), None)
 
+    def is_duplicate(self, offset: int) -> bool:
+        """Whether the source record at this offset was a copy of an event before it."""
+        return self.header.duplicates > 0 and offset in open_frame(self).duplicates
+
     def _new(self, frame: Frame) -> npt.NDArray[np.bool_]:
         return frame.decided.offsets >= self.new_from
 
@@ -152,9 +156,11 @@ class RecentDecisions:
             self._waiters.setdefault(partition, []).append(Waiter(offset, future))
         return future
 
-    def find(self, event_id: str) -> Row | None:
-        """The newest decision on the event with this id. Takes 40 ms when all of 64 MiB are searched in vain."""
-        found = (logged.find(event_id) for logged in self._newest_first())
+    def find(self, event_id: str, partition: int | None = None) -> Row | None:
+        """The newest decision on the event with this id, in one partition or in any. Takes 40 ms when all of 64 MiB are
+        searched in vain."""
+        frames = (each for each in self._newest_first() if partition in (None, each.header.partition))
+        found = (logged.find(event_id) for logged in frames)
         return next((row for row in found if row is not None), None)
 
     def latest(self, limit: int, *, with_actions: bool = False) -> list[Row]:

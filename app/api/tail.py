@@ -1,33 +1,41 @@
-"""Follows the decision log for the API, in a thread of its own."""
+"""Follows a log for the API, in a thread of its own."""
 
 import logging
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-from app.api.recent import RecentDecisions
 from app.errors import HeadraceError
-from app.sources import Consumer, TopicPartition
+from app.sources import Consumer, Records, TopicPartition
 
 logger = logging.getLogger("ray.serve")
 
-TAIL_FRAMES = 2_000
+TAIL_RECORDS = 2_000
 """How far before its end the log of a partition is read at start."""
 RETRY_S = 2.0
 
 
-class DecisionTail:
-    """Feeds what is decided into `recent`. Its thread opens, uses and closes the consumer.
+class Recent(Protocol):
+    """The end of a log in memory."""
+
+    def add(self, records: Records) -> None: ...
+    def restart(self) -> None: ...
+
+
+class LogTail:
+    """Feeds the end of a log, and what is appended to it, into `recent`. Its thread opens, uses and closes the
+    consumer.
 
     While Kafka is away it tries again every 2 s, from the log's end; `last_error` says why.
     """
 
-    def __init__(self, open_consumer: Callable[[], Consumer], topic: str, recent: RecentDecisions) -> None:
-        self.last_error: str | None = "the decision log is not read yet"
+    def __init__(self, open_consumer: Callable[[], Consumer], topic: str, recent: Recent) -> None:
+        self.last_error: str | None = f"the log {topic} is not read yet"
         self._open_consumer = open_consumer
         self._topic = topic
         self._recent = recent
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="decision-tail", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"tail-{topic}", daemon=True)
 
     @property
     def alive(self) -> bool:
@@ -47,7 +55,7 @@ class DecisionTail:
                 self._follow()
             except HeadraceError as error:
                 self.last_error = str(error)
-                logger.warning("the decision log cannot be followed: %s", error)
+                logger.warning("the log %s cannot be followed: %s", self._topic, error)
                 self._stopping.wait(RETRY_S)
 
     def _follow(self) -> None:
@@ -65,4 +73,4 @@ class DecisionTail:
     def _starts(self, consumer: Consumer) -> dict[TopicPartition, int]:
         partitions = [TopicPartition(self._topic, each) for each in consumer.partitions(self._topic)]
         begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        return {each: max(begins[each], ends[each] - TAIL_FRAMES) for each in partitions}
+        return {each: max(begins[each], ends[each] - TAIL_RECORDS) for each in partitions}

@@ -7,7 +7,7 @@ a replay, a retry or a writer that was thought dead changes nothing (docs/guaran
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
@@ -20,8 +20,26 @@ from app.event import Columns
 HEADER = "headrace"
 MOST_FRAME_BYTES = 900_000
 """A topic takes 1,048,588 bytes unless it is configured otherwise."""
-REASONS = ("rules", "model", "fallback")
-"""What decided an event: `decide` alone, `decide` with every model's answer, or the fallback."""
+Reason = Literal[
+    "rules",
+    "model",
+    "fallback-failed",
+    "fallback-late",
+    "fallback-shed",
+    "fallback-open",
+    "fallback-overdue",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""What decided an event: `decide` alone, `decide` with every model's answer, or the fallback: because a model failed,
+had not answered when the deadline was near, turned the call away, had failed so often that its breaker was open, or
+because the event was past its deadline when it was read."""
+LATE = "late"
+CAUSES = ("parse", "value", "key", "time", LATE, "decide", "model", "sink", "other")
+"""The classes of reasons for a dead letter. Stable: people filter and count by them.
+
+parse: no event; value: a number that no column holds; key: not keyed as declared; time: ahead of the clock; late:
+behind the watermark; decide, model: user code failed on it; sink: refused by the sink.
+"""
 
 
 class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -39,6 +57,10 @@ class FrameHeader(msgspec.Struct, frozen=True, array_like=True, gc=False):
     oldest_ms: int = 0
     newest_ms: int = 0
     """The first and the last append time of the decided events; 0 when there are none."""
+    duplicates: int = 0
+    """How many records were copies of an event that counted already: they have no other outcome."""
+    late: int = 0
+    """How many of the rejected were events before the watermark."""
 
 
 class Stages(msgspec.Struct, frozen=True, gc=False):
@@ -52,13 +74,23 @@ class Stages(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
-    """A record that could not become a decision: its place, the reason in words, and its original bytes."""
+    """A record that could not become a decision: its place, the reason in words and as one of CAUSES, and all that is
+    needed to send it again. `stack` is that of the exception, where one was the reason."""
 
     offset: int
     append_ms: int
     reason: str
     key: bytes | None
     value: bytes | None
+    cause: str = "other"
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    attempts: int = 1
+    """How often the record has come, this time included: more than once when dead letters were replayed."""
+    stack: str | None = None
+
+
+def count_late(letters: Sequence[DeadLetter]) -> int:
+    return sum(each.cause == LATE for each in letters)
 
 
 class Decided(msgspec.Struct, frozen=True, gc=False):
@@ -80,17 +112,22 @@ class Decided(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Frame:
-    """One micro-batch of one source partition: every offset of its range is decided, rejected, or was no record."""
+    """One micro-batch of one source partition.
+
+    Every offset of its range is decided, rejected, stands in `duplicates` (in increasing order), or was no record.
+    """
 
     header: FrameHeader
     stages: Stages
     decided: Decided
     rejected: Sequence[DeadLetter] = field(default=())
+    duplicates: Sequence[int] = field(default=())
 
 
 class _Body(msgspec.Struct, array_like=True, gc=False):
     decided: bytes
     rejected: Sequence[DeadLetter]
+    duplicates: Sequence[int] = ()
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -109,7 +146,7 @@ NOT_A_FRAME = (msgspec.DecodeError, pa.ArrowException, OSError, StopIteration, K
 
 def encode_frame(frame: Frame) -> tuple[tuple[str, bytes], bytes]:
     """The Kafka header and the value of a frame."""
-    body = _Body(_encode_columns(frame), frame.rejected)
+    body = _Body(_encode_columns(frame), frame.rejected, frame.duplicates)
     return (HEADER, _encode(frame.header)), _encode(body)
 
 
@@ -143,12 +180,15 @@ def _cut(frame: Frame, first: int, last: int) -> Frame:
     rows = slice(*np.searchsorted(decided.offsets, (first, last + 1)).tolist())
     append_ms, actions = decided.append_ms[rows], decided.actions[rows]
     rejected = [each for each in frame.rejected if first <= each.offset <= last]
+    duplicates = [offset for offset in frame.duplicates if first <= offset <= last]
     header = msgspec.structs.replace(
         frame.header,
         first=first,
         last=last,
         decided=len(append_ms),
         rejected=len(rejected),
+        duplicates=len(duplicates),
+        late=count_late(rejected),
         actions=sum(len(_decode_list(each)) for each in actions if each),
         oldest_ms=int(append_ms.min()) if len(append_ms) else 0,
         newest_ms=int(append_ms.max()) if len(append_ms) else 0,
@@ -162,7 +202,7 @@ def _cut(frame: Frame, first: int, last: int) -> Frame:
         versions=decided.versions,
         **columns,
     )
-    return Frame(header, frame.stages, own, rejected)
+    return Frame(header, frame.stages, own, rejected, duplicates)
 
 
 def _encode_columns(frame: Frame) -> bytes:
@@ -229,7 +269,7 @@ def decode_frame(header: FrameHeader, value: bytes) -> Frame:
         versions=meta.versions,
         **places,
     )
-    return Frame(header, meta.stages, decided, body.rejected)
+    return Frame(header, meta.stages, decided, body.rejected, body.duplicates)
 
 
 def _to_numpy(array: Any) -> npt.NDArray[Any]:
@@ -272,3 +312,7 @@ class Cursor:
     def new_dead_letters(self, frame: Frame) -> Iterator[DeadLetter]:
         """The rejected records that no earlier frame rejected or decided."""
         return (each for each in frame.rejected if self.applied is None or each.offset > self.applied)
+
+    def new_duplicates(self, frame: Frame) -> Iterator[int]:
+        """The offsets of duplicates that no earlier frame covered."""
+        return (offset for offset in frame.duplicates if self.applied is None or offset > self.applied)

@@ -12,11 +12,12 @@ COMMANDS = {
     "check": "lint a config file before anything starts",
     "status": "partitions, owners, offsets, lag and latency of a running pipeline",
     "decisions": "print the decision log",
+    "dead-letters": "list, show, replay and drop what was rejected or refused",
     "simulate": "send simulated events to a topic, or write them to a file",
     "replay": "send a file of events to a topic",
     "broker": "the development broker: Kafka's protocol on this machine, not for production",
 }
-"""Each command is the module of its name in app/operate, imported when it is called."""
+"""Each command is the module of its name in app/operate (with _ for -), imported when it is called."""
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m app",
         description="Operates Headrace.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:<12} {summary}" for name, summary in COMMANDS.items()),
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     chosen = parser.parse_args(arguments[:1]).command
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    module = importlib.import_module(f"app.operate.{command}")
+    module = importlib.import_module(f"app.operate.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(prog=f"python -m app {command}", description=module.__doc__)
     module.add_arguments(parser)
     options = parser.parse_args(arguments)

@@ -1,20 +1,16 @@
 """Prints the decision log, the first copy of each decision, partition by partition, up to where it ends now."""
 
 import argparse
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from app.config import PipelineArgs
-from app.errors import ConfigError
 from app.log.frame import Cursor
 from app.operate.first_copies import describe_decisions, first_copies
-from app.operate.options import add_kafka_arguments, pipeline_args
+from app.operate.options import add_kafka_arguments, parse_when, pipeline_args
 from app.sources import Consumer, TopicPartition, open_consumer
-from app.units import parse_duration_ms
 
 LOOK_BACK_MS = 600_000
 """How long before `--since` the log is read for what is decided already. Second copies come from a worker that was
@@ -24,7 +20,7 @@ thought dead or from a replay after a crash: within seconds of the first."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", default="fraud", help="(default: fraud)")
     parser.add_argument(
-        "--since", type=parse_since, metavar="WHEN", help="logged in the last 10m, or since 2026-01-31T12:00Z"
+        "--since", type=parse_when, metavar="WHEN", help="logged in the last 10m, or since 2026-01-31T12:00Z"
     )
     parser.add_argument("--jsonl", "--json", action="store_true", help="one JSON object a line, with everything")
     add_kafka_arguments(parser)
@@ -40,19 +36,6 @@ def run(options: argparse.Namespace) -> int:
     finally:
         consumer.close()
     return 0
-
-
-def parse_since(text: str) -> int:
-    """A duration back from now, or a date and time (UTC unless it says otherwise), as ms since the epoch."""
-    try:
-        return round(time.time() * 1000) - parse_duration_ms(text)
-    except ConfigError:
-        pass
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 10m or 2026-01-31T12:00") from error
-    return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def read_decisions(consumer: Consumer, args: PipelineArgs, since_ms: int | None) -> Iterator[dict[str, Any]]:

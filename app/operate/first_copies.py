@@ -20,6 +20,7 @@ class Fresh(NamedTuple):
     frame: Frame
     rows: slice
     dead_letters: Sequence[DeadLetter]
+    duplicates: Sequence[int]
     logged_ms: int
 
 
@@ -33,8 +34,8 @@ def first_copies(consumer: Consumer, log: TopicPartition, start: int, cursor: Cu
             header = decode_header(headers)
             if cursor.admit(header):
                 frame = decode_frame(header, value or b"")
-                letters = list(cursor.new_dead_letters(frame))
-                yield Fresh(frame, cursor.new_rows(frame), letters, int(append_ms))
+                letters, duplicates = list(cursor.new_dead_letters(frame)), list(cursor.new_duplicates(frame))
+                yield Fresh(frame, cursor.new_rows(frame), letters, duplicates, int(append_ms))
                 cursor.advance(header)
 
 

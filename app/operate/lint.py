@@ -32,6 +32,7 @@ OWN_DEPLOYMENTS: dict[str, type[Settings] | None] = {
     "Coordinator": None,
 }
 """The deployments that every pipeline has, and what each takes as its user_config."""
+SCALING = "app.runtime.scaling:ScaleByLag"
 
 
 def lint(config: Mapping[str, Any]) -> list[str]:
@@ -70,6 +71,8 @@ def _wrong_values(values: Any, model: type[BaseModel], path: str) -> list[str]:
         model.model_validate(values)
     except ValidationError as error:
         return explain(error, model, values, path)
+    except (ImportError, AttributeError):
+        return []  # a scaling policy that cannot be imported, of which _lint_scaling says where it stands
     return []
 
 
@@ -78,20 +81,41 @@ def _lint_application(application: Mapping[str, Any], path: str) -> Iterator[str
     for at, deployment in enumerate(deployments if isinstance(deployments, list) else ()):
         scaling = deployment.get("autoscaling_config") if isinstance(deployment, Mapping) else None
         if isinstance(scaling, Mapping):
-            yield from _wrong_values(scaling, AutoscalingConfig, f"{path}.deployments[{at}].autoscaling_config")
+            yield from _lint_scaling(scaling, f"{path}.deployments[{at}].autoscaling_config")
     yield from _lint_import_path(application.get("import_path"), join_path(path, "import_path"))
     if application.get("import_path") == BUILDER:
         yield from _lint_args(application, path)
 
 
+def _lint_scaling(scaling: Mapping[str, Any], path: str) -> Iterator[str]:
+    """A policy of its own is imported, and a class made, as Serve's controller would."""
+    policy = scaling.get("policy")
+    function, where = policy.get("policy_function") if isinstance(policy, Mapping) else None, f"{path}.policy"
+    if isinstance(policy, Mapping) and isinstance(function, str):
+        try:
+            made = _import(function)
+            if isinstance(made, type):
+                made(**policy.get("policy_kwargs", {}))
+        except (ImportError, AttributeError) as error:
+            yield f"{where}.policy_function is {function!r}, but {error}; stream workers' is {SCALING!r}"
+            return
+        except (TypeError, ValueError) as error:
+            yield f"{where}.policy_kwargs: {error}"
+    yield from _wrong_values(scaling, AutoscalingConfig, path)
+
+
 def _lint_import_path(import_path: object, path: str) -> Iterator[str]:
     if not isinstance(import_path, str):
         return
-    module, _, attribute = import_path.replace(":", ".").rpartition(".")
     try:
-        getattr(importlib.import_module(module), attribute)
+        _import(import_path)
     except (ImportError, AttributeError, ValueError) as error:
         yield f"{path} is {import_path!r}, but {error}; a pipeline's is {BUILDER!r}"
+
+
+def _import(import_path: str) -> Any:
+    module, _, attribute = import_path.replace(":", ".").rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _lint_args(application: Mapping[str, Any], path: str) -> Iterator[str]:

@@ -2,10 +2,14 @@
 
 import argparse
 import os
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.config import PipelineArgs
+from app.errors import ConfigError
 from app.operate.config_file import read_args
+from app.units import parse_duration_ms
 
 MAX = "max"
 
@@ -41,8 +45,21 @@ def parse_rate(text: str) -> float | None:
 def parse_count(text: str) -> int:
     """A whole number, at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of events; write a whole one, like 1000")
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; write a whole number above 0, like 1000")
     return int(text)
+
+
+def parse_when(text: str) -> int:
+    """A duration back from now, or a date and time (UTC unless it says otherwise), as ms since the epoch."""
+    try:
+        return round(time.time() * 1000) - parse_duration_ms(text)
+    except ConfigError:
+        pass
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 10m or 2026-01-31T12:00") from error
+    return round((instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def pipeline_args(options: argparse.Namespace) -> PipelineArgs:

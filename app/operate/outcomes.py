@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from app.config import PipelineArgs
-from app.log.frame import Cursor
+from app.log.frame import Cursor, count_late
 from app.operate.first_copies import first_copies
 from app.sources import Consumer, TopicPartition
 
@@ -19,10 +19,15 @@ class Start(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Counts of first copies. `through`: source partition → the last offset that they cover."""
+    """Counts of first copies. `through`: source partition → the last offset that they cover.
+
+    `late` are dead letters, too.
+    """
 
     decisions: int
     dead_letters: int
+    duplicates: int
+    late: int
     actions: int
     through: Mapping[int, int]
 
@@ -39,7 +44,7 @@ def mark_start(consumer: Consumer, args: PipelineArgs) -> Start:
 
 def count_outcomes(consumer: Consumer, args: PipelineArgs, start: Start) -> Outcomes:
     """Counts what the log says now of the records that the source got since `start`."""
-    decisions = dead_letters = actions = 0
+    decisions = dead_letters = duplicates = late = actions = 0
     through = {}
     for partition, begin in start.source.items():
         cursor = Cursor(begin - 1)
@@ -47,6 +52,8 @@ def count_outcomes(consumer: Consumer, args: PipelineArgs, start: Start) -> Outc
         for fresh in first_copies(consumer, log, start.log[partition], cursor):
             decisions += fresh.rows.stop - fresh.rows.start
             dead_letters += len(fresh.dead_letters)
+            duplicates += len(fresh.duplicates)
+            late += count_late(fresh.dead_letters)
             actions += sum(len(msgspec.json.decode(each)) for each in fresh.frame.decided.actions[fresh.rows] if each)
         through[partition] = begin - 1 if cursor.applied is None else cursor.applied
-    return Outcomes(decisions, dead_letters, actions, through)
+    return Outcomes(decisions, dead_letters, duplicates, late, actions, through)

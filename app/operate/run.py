@@ -170,12 +170,14 @@ def progress(status: Mapping[str, Any]) -> str:
 
 
 def summarize(sent: int, outcomes: Outcomes, status: Mapping[str, Any]) -> dict[str, Any]:
-    """What became of the `sent` events of a run."""
+    """What became of the `sent` records of a run: duplicates are no events, every event is decided or a dead letter."""
     latency = status["stages"]["end_to_end"]
     return {
-        "events": sent,
+        "events": sent - outcomes.duplicates,
         "decisions": outcomes.decisions,
         "dead_letters": outcomes.dead_letters,
+        "duplicates": outcomes.duplicates,
+        "late": outcomes.late,
         "actions": outcomes.actions,
         "p50_ms": latency["p50_ms"] and round(latency["p50_ms"], 1),
         "p99_ms": latency["p99_ms"] and round(latency["p99_ms"], 1),

@@ -32,6 +32,7 @@ POLL_S = 0.25
 SIMULATOR_PATIENCE_S, APPLICATION_PATIENCE_S, BROKER_PATIENCE_S = 1.0, 8.0, 1.0
 RAY_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # for Ray's own processes, as the config has it for the application's
+    "MALLOC_MMAP_THRESHOLD_": "262144",
     "RAY_AUTH_MODE": "disabled",  # everything is on loopback; the dashboard needs no token
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",  # 30 s by default, for load balancers to notice the end
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

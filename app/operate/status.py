@@ -47,17 +47,28 @@ def describe(status: Mapping[str, Any]) -> Iterator[str]:
     for each in status["partitions"]:
         yield (
             f"partition {each['partition']}: offset {each['offset']} of {each['end_offset']}, lag {each['lag']}, "
-            f"watermark {_instant(each['watermark_ms'])}, {each['keys']} keys, {each['worker'] or 'no worker'}"
+            f"watermark {format_instant(each['watermark_ms'])}, {each['keys']} keys, {each['worker'] or 'no worker'}"
         )
+        if each["checkpoint_error"]:
+            yield f"partition {each['partition']}: {each['checkpoint_error']}"
+    for each in status["workers"]:
+        if each["error"]:
+            yield f"worker {each['id']}: {each['error']}"
     for name, stage in status["stages"].items():
         if stage["count"]:
             alert = f", above its budget of {stage['budget_ms']} ms" if stage["alert"] else ""
             yield f"{name}: p50 {stage['p50_ms']:.1f} ms, p99 {stage['p99_ms']:.1f} ms{alert}"
     for sink in status["sinks"]:
-        yield f"sink {sink['sink']}[{sink['partition']}]: lag {sink['lag']}" + (
-            f", {sink['error']}" if sink["error"] else ""
-        )
+        yield f"sink {sink['sink']}[{sink['partition']}]: lag {sink['lag']}" + _trouble(sink)
 
 
-def _instant(time_ms: int | None) -> str:
+def _trouble(sink: Mapping[str, Any]) -> str:
+    if not sink["error"]:
+        return ""
+    away = "" if sink["breaker"] == "closed" else "away, "
+    return f", {away}{sink['retries']} retries: {sink['error']}"
+
+
+def format_instant(time_ms: int | None) -> str:
+    """UTC, to the second."""
     return "none" if time_ms is None else datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

@@ -55,5 +55,6 @@ fraud = Pipeline(
     decide=decide,
     when=lambda columns: columns["risk"] > RISKY,
     fallback=rules,
+    deadline="100ms",
     actions={Hold: [Publish("holds"), Post("case-system"), Upsert("held_payments")]},
 )

@@ -5,6 +5,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from app.actions.loop import SinkLoop
 from app.config import PipelineArgs, load_pipeline
 from app.latency import StageLatency
 from app.process import settle_process
+from app.runtime.growth import keep_looking
 from app.runtime.heartbeat import Pulse
 from app.runtime.metrics import ReportedLatency
 from app.sources import open_consumer, open_producer
@@ -49,8 +52,10 @@ class SinkThread:
         self._stopping.set()
         self.loop.stop()
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether it has ended."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def standing(self) -> list[dict[str, Any]]:
         """Where the sink is in each of its partitions."""
@@ -61,6 +66,8 @@ class SinkThread:
                 "partition": partition,
                 "applied": each.applied,
                 "lag": each.lag,
+                "retries": max(each.retries, status.retries),
+                "breaker": status.breaker,
                 "error": each.error or status.error,
             }
             for partition, each in status.partitions.items()
@@ -80,6 +87,21 @@ class SinkThread:
             self.died = error
             logger.exception("sink %s has ended; it goes on elsewhere from its cursor", self.sink)
             raise
+
+
+def drain(threads: Collection[SinkThread], timeout_s: float) -> list[str]:
+    """Lets every sink finish what it is carrying out and save its cursor, all within `timeout_s`.
+
+    Returns the sinks that hang. Their cursors stand before what they hang in, or in the database, in the same
+    transaction with it.
+    """
+    for thread in threads:
+        thread.stop()
+    deadline_s = time.monotonic() + timeout_s
+    hanging = [thread.sink for thread in threads if not thread.join(max(0.0, deadline_s - time.monotonic()))]
+    if hanging:
+        logger.warning("not over within %g s, and left behind: %s", timeout_s, ", ".join(hanging))
+    return hanging
 
 
 @serve.deployment(
@@ -104,16 +126,24 @@ class ActionWorker:
         kafka = Kafka(
             decisions=args.topics.decisions,
             dead_letters=args.topics.dead_letters,
+            late=args.topics.late,
             open_consumer=partial(open_consumer, args.kafka, buffer_bytes=BUFFER_BYTES),
             open_producer=lambda: open_producer(args.kafka, linger_ms=1),
         )
         sinks = build_sinks(args.name, pipeline, args.sinks)
-        self._units = _units(args, [sink.name for sink in sinks])
+        self._consumer = open_consumer(args.kafka)
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="partitions")
+        look = partial(self._consumer.partitions, args.topics.decisions)
+        self._sinks = [sink.name for sink in sinks]
+        self._note_partitions(look())
         self._threads = {sink.name: SinkThread(sink, kafka, latency) for sink in sinks}
         self._measured = (time.monotonic(), 0.0)
         settle_process()
         self._pulse = Pulse(coordinator, latency, self._describe, self._give)
-        self._beating = asyncio.ensure_future(self._pulse.run())
+        self._running = [
+            asyncio.ensure_future(self._pulse.run()),
+            asyncio.ensure_future(keep_looking(self._executor, look, self._note_partitions)),
+        ]
 
     def check_health(self) -> None:
         """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker."""
@@ -125,13 +155,12 @@ class ActionWorker:
                 raise RuntimeError(f"sink {thread.sink} has not come round for {silent_s:.0f} s")
 
     async def __del__(self) -> None:
-        """Drains: carries out what is begun, saves every cursor, hands the partitions over."""
-        self._beating.cancel()
-        for thread in self._threads.values():
-            thread.stop()
-        deadline_s = time.monotonic() + STOP_TIMEOUT_S
-        for thread in self._threads.values():
-            await asyncio.to_thread(thread.join, max(0.0, deadline_s - time.monotonic()))
+        """Drains: carries out what is begun, saves every cursor, hands the partitions over; within STOP_TIMEOUT_S, and
+        a second for the coordinator. Serve then ends the process, with whatever hangs in it."""
+        for each in self._running:
+            each.cancel()
+        await asyncio.to_thread(drain, self._threads.values(), STOP_TIMEOUT_S)
+        self._executor.submit(self._consumer.close)
         await self._pulse.beat(leaving=True)
 
     def _describe(self) -> dict[str, Any]:
@@ -151,6 +180,10 @@ class ActionWorker:
         (then_s, before_s), self._measured = self._measured, (now_s, cpu_s)
         return max(0.0, cpu_s - before_s) / max(now_s - then_s, 1e-3)
 
+    def _note_partitions(self, partitions: list[int]) -> None:
+        """Every sink's every partition is to be shared out among the action workers."""
+        self._units = [f"{sink}/{partition}" for sink in self._sinks for partition in partitions]
+
     def _give(self, units: list[str]) -> None:
         wanted: dict[str, set[int]] = defaultdict(set)
         for unit in units:
@@ -158,13 +191,3 @@ class ActionWorker:
             wanted[name].add(int(partition))
         for name, thread in self._threads.items():
             thread.assign(frozenset(wanted[name]))
-
-
-def _units(args: PipelineArgs, sinks: list[str]) -> list[str]:
-    """Every sink's every partition, to be shared out among the action workers."""
-    consumer = open_consumer(args.kafka)
-    try:
-        partitions = consumer.partitions(args.topics.decisions)
-    finally:
-        consumer.close()
-    return [f"{sink}/{partition}" for sink in sinks for partition in partitions]

@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -17,16 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from app.config import WorkerTuning
-from app.errors import BrokerError, InferenceError
+from app.errors import (
+    BrokerError,
+    CheckpointError,
+    ConfigError,
+    InferenceError,
+    ModelDiedError,
+    ModelLateError,
+    StoreError,
+)
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
-from app.log.frame import Frame, FrameHeader, Stages, encode_within
+from app.log.frame import REASONS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, decide, merge_inputs, split_rows
+from app.runtime.retry import Failure, failed_again
+from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
 from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
 
 E = TypeVar("E", bound=Event)
@@ -36,12 +45,19 @@ IDLE_WAIT_MS = 20.0
 BACKLOG_SHARE = 0.25
 """Of max_batch. So many rows cost more than what a micro-batch costs by itself, so that a pause would save nothing."""
 RETRY_MS = (100.0, 2_000.0)
+NEVER_MS = float("inf")
+DEATHS_ALLOWED = 3
+"""So many calls of a batch may end with the death of the model's replicas before it is halved, and of a single row
+before it is set aside."""
+DECIDE_RESERVE_MS = 10.0
+"""Before a deadline: what it takes to decide 4,096 rows by the fallback and to hand them to the log."""
+FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
 
 
 class Models(Protocol):
-    """What the loop asks of the models: one future per micro-batch."""
+    """What the loop asks of the models: one future per micro-batch, which it cancels when it waits no longer."""
 
     def ask(self, columns: Columns, rows: int) -> "Future[Scores]": ...
 
@@ -68,15 +84,25 @@ class Parts(NamedTuple):
 
 @dataclass
 class Batch(Generic[E]):
-    """A micro-batch in flight."""
+    """A micro-batch in flight. Its call is given up at `due_ms`, or at `deadline_ms` when there is a fallback.
+
+    `deaths` counts its calls that the model's replicas died of. One such makes it a suspect, with which no new batch is
+    started: another death may have been that of a neighbour's call, three cannot.
+    """
 
     parts: Sequence[Slice[E]]
     fetched_ms: float
     featured_ms: float
     queued_ms: float
     work_ms: float
-    answer: "Future[Scores] | None"
+    answer: "Future[Scores] | None" = None
+    outcome: Outcome | None = None
     scored_ms: float = 0.0
+    due_ms: float = NEVER_MS
+    deadline_ms: float = NEVER_MS
+    given_up: ModelLateError | None = None
+    deaths: int = 0
+    suspect: bool = False
     attempts: int = 0
     retry_ms: float | None = None
 
@@ -88,30 +114,52 @@ class Batch(Generic[E]):
     def answered(self) -> bool:
         return self.answer is None or self.answer.done()
 
+    def give_up(self, now_ms: float) -> None:
+        """Waits no longer for the answer, and lets the models know."""
+        assert self.answer is not None
+        self.given_up = ModelLateError(f"the models gave no answer in {now_ms - self.queued_ms:.0f} ms")
+        self.answer.cancel()
+
 
 @dataclass
 class Totals:
-    """What a loop has done in its life."""
+    """What a loop has done in its life.
+
+    Every event becomes a decision or a dead letter; `late` are dead letters, too. `duplicates` are no events: they
+    are counted for themselves. `overdue` are the events that were past their deadline when they were read; `fallbacks`
+    are by reason.
+    """
 
     events: int = 0
     decisions: int = 0
     dead_letters: int = 0
     actions: int = 0
-    fallbacks: int = 0
+    duplicates: int = 0
+    late: int = 0
+    overdue: int = 0
+    fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS, 0))
+
+    def counts(self) -> dict[str, int]:
+        """All of them by name; "fallbacks" is their sum."""
+        by_reason = {reason.replace("-", "_"): count for reason, count in self.fallbacks.items()}
+        return asdict(self) | {"fallbacks": sum(self.fallbacks.values())} | by_reason
 
 
 @dataclass
 class Held(Generic[E]):
-    """A partition that the loop works on."""
+    """A partition that the loop works on. `current_ms` is when its newest checkpoint last lacked nothing."""
 
     task: Task[E]
     log_offset: int
     logged_through: int
     checkpointed: int
     checkpoint_due_ms: float
+    current_ms: float
     snapshot: Checkpoint | None = None
+    snapshot_ms: float = 0.0
     saving: "Future[int] | None" = None
-    save_failed: bool = False
+    save_failed: Failure | None = None
+    checkpoint_bytes: int | None = None
     end_offset: int | None = None
     leaving: bool = False
 
@@ -142,6 +190,7 @@ class StreamLoop(Generic[E]):
         self._wanted: frozenset[int] = frozenset()
         self._held: dict[int, Held[E]] = {}
         self._opening: dict[int, Future[Opened[E]]] = {}
+        self._refused: dict[int, Failure] = {}
         self._assigned: frozenset[int] = frozenset()
         self._in_flight: deque[Batch[E]] = deque()
         self._woken: Signal = woken or threading.Event()
@@ -152,8 +201,12 @@ class StreamLoop(Generic[E]):
         self.tune(tuning)
 
     def tune(self, tuning: WorkerTuning) -> None:
-        """Takes new bounds while running."""
+        """Takes new bounds while running. Raises ConfigError; then nothing has changed."""
+        for name, value in (("deadline", tuning.deadline_ms), ("overdue: fallback", tuning.overdue == "fallback")):
+            if value and self._pipeline.fallback is None:
+                raise ConfigError(f"user_config.{name} needs a fallback, which the pipeline does not have; remove it")
         self._tuning = tuning
+        self._deadline_ms = self._pipeline.deadline_ms if tuning.deadline_ms is None else tuning.deadline_ms
         self._pace = Pace(tuning.pace.shortest_ms, tuning.pace.longest_ms, tuning.max_in_flight)
 
     def give(self, partitions: Collection[int]) -> None:
@@ -167,7 +220,13 @@ class StreamLoop(Generic[E]):
 
     def standing(self) -> list[dict[str, Any]]:
         """Where each partition stands: offset, lag, watermark, size of the state."""
-        return [_standing(partition, held) for partition, held in list(self._held.items())]
+        now_ms = self._parts.now_ms()
+        return [_standing(partition, held, now_ms) for partition, held in list(self._held.items())]
+
+    @property
+    def opening_error(self) -> str | None:
+        """Why partitions that were given cannot be worked on yet."""
+        return "; ".join(sorted({failure.error for failure in list(self._refused.values())})) or None
 
     def step(self) -> None:
         self._take_up()
@@ -181,7 +240,7 @@ class StreamLoop(Generic[E]):
             self._wait()
 
     def drain(self) -> None:
-        """Finishes what is in flight, logs it, and writes a checkpoint of every partition."""
+        """Finishes what is in flight, logs it, and writes a checkpoint of every partition, if that can be done."""
         while self._in_flight:
             self._finish_batches()
             if self._in_flight:
@@ -189,23 +248,33 @@ class StreamLoop(Generic[E]):
         self._parts.log.flush(10.0)
         for held in self._held.values():
             if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
-                self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset)).result()
+                saving = self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset))
+                error = saving.exception()
+                if error is not None:
+                    logger.error("partition %d goes on elsewhere from an older one: %s", held.task.partition, error)
 
     def _wait(self) -> None:
-        left_ms = self._next_batch_ms - self._parts.now_ms() if self._has_room else IDLE_WAIT_MS
+        now_ms = self._parts.now_ms()
+        waiting = [min(each.due_ms, each.deadline_ms) for each in self._in_flight if not each.answered]
+        due_ms = min([*waiting, self._next_batch_ms if self._has_room else NEVER_MS])
+        left_ms = due_ms - now_ms
         if left_ms > 0:
             self._woken.wait(min(left_ms, IDLE_WAIT_MS) / 1000)
         self._woken.clear()
 
     @property
     def _has_room(self) -> bool:
-        return len(self._in_flight) < self._tuning.max_in_flight
+        """No other batch is to die of one that may be what killed a model."""
+        return len(self._in_flight) < self._tuning.max_in_flight and not any(each.suspect for each in self._in_flight)
 
     # Partitions come and go.
 
     def _take_up(self) -> None:
-        wanted = self._wanted
+        wanted, now_ms = self._wanted, self._parts.now_ms()
+        self._refused = {each: failure for each, failure in self._refused.items() if each in wanted}
         for partition in wanted - self._held.keys() - self._opening.keys():
+            if partition in self._refused and now_ms < self._refused[partition].retry_ms:
+                continue
             self._opening[partition] = self._parts.executor.submit(self._parts.opener.open, partition)
         for partition, opening in list(self._opening.items()):
             if opening.done():
@@ -220,10 +289,12 @@ class StreamLoop(Generic[E]):
     def _hold_opened(self, partition: int, opening: "Future[Opened[E]]") -> None:
         try:
             opened = opening.result()
-        except BrokerError as error:  # the broker is away: the next step opens the partition anew
+        except (BrokerError, StoreError, CheckpointError) as error:  # something is away, or somebody has to decide
+            self._refused[partition] = failed_again(self._refused.get(partition), str(error), self._parts.now_ms())
             self.last_error = str(error)
-            logger.warning("partition %d cannot be opened yet: %s", partition, error)
+            logger.error("partition %d cannot be opened yet: %s", partition, error)
             return
+        self._refused.pop(partition, None)
         task, now_ms = opened.task, self._parts.now_ms()
         logger.info("%s", describe(opened))
         self._held[task.partition] = Held(
@@ -232,11 +303,13 @@ class StreamLoop(Generic[E]):
             logged_through=task.decided_through,
             checkpointed=task.next_offset,
             checkpoint_due_ms=now_ms + self._tuning.checkpoint_interval_ms,
+            current_ms=now_ms,
         )
 
     def _let_go(self, partition: int, held: Held[E]) -> None:
         """Reads no more of it; drops it when all that was read is logged and its checkpoint is written."""
-        held.checkpoint_due_ms = 0.0
+        if not held.save_failed:
+            held.checkpoint_due_ms = 0.0
         flying = any(part.partition == partition for batch in self._in_flight for part in batch.parts)
         saved = held.snapshot is None and held.checkpointed >= held.task.next_offset
         if not flying and (saved or held.save_failed):
@@ -273,19 +346,61 @@ class StreamLoop(Generic[E]):
 
     def _launch(self, parts: Sequence[Slice[E]], fetched_ms: float) -> None:
         featured_ms = self._parts.now_ms()
-        batch = Batch(parts, fetched_ms, featured_ms, featured_ms, featured_ms - fetched_ms, None)
-        self.totals.events += batch.rows + sum(len(part.rejected) for part in parts)
-        if self._parts.models is not None and batch.rows:
+        self.totals.events += sum(len(part.rows) + len(part.rejected) for part in parts)
+        overdue, timely = self._divide(parts, featured_ms)
+        if overdue:
+            self._start(overdue, Outcome({}, {}, "fallback-overdue"), fetched_ms, featured_ms)
+        if timely:
+            unasked = self._parts.models is None or not any(len(part.rows) for part in timely)
+            self._start(timely, Outcome({}, {}, "rules") if unasked else None, fetched_ms, featured_ms)
+
+    def _divide(self, parts: Sequence[Slice[E]], now_ms: float) -> tuple[list[Slice[E]], list[Slice[E]]]:
+        """What the fallback decides because it is past its deadline already, and what the models are asked about.
+
+        The broker appends in order, so that what is past its deadline comes first. (Producers' own clocks may disagree:
+        then a row behind a timely one is scored late.)
+        """
+        if self._deadline_ms is None:
+            return [], list(parts)
+        overdue, timely = [], []
+        for part in parts:
+            past = part.append_ms + self._deadline_ms <= now_ms
+            self.totals.overdue += int(np.count_nonzero(past))
+            late = len(past) if past.all() else int(np.argmin(past))
+            if self._tuning.overdue == "score" or not late:
+                timely.append(part)
+            elif late == len(part.rows):
+                overdue.append(part)
+            else:
+                head, tail = cut(part, late)
+                overdue.append(head)
+                timely.append(tail)
+        return overdue, timely
+
+    def _start(self, parts: Sequence[Slice[E]], outcome: Outcome | None, fetched_ms: float, featured_ms: float) -> None:
+        """Asks the models, unless the outcome is known without them."""
+        batch = Batch(parts, fetched_ms, featured_ms, featured_ms, featured_ms - fetched_ms, outcome=outcome)
+        batch.scored_ms = featured_ms
+        if outcome is None:
+            batch.deadline_ms = self._first_deadline_ms(parts, featured_ms)
             self._ask(batch)
-        else:
-            batch.scored_ms = featured_ms
         self._in_flight.append(batch)
+
+    def _first_deadline_ms(self, parts: Sequence[Slice[E]], now_ms: float) -> float:
+        """When the fallback has to begin; of events that are past their deadline already, never."""
+        if self._deadline_ms is None:
+            return NEVER_MS
+        deadlines_ms = np.concatenate([part.append_ms for part in parts]) + self._deadline_ms
+        ahead_ms = deadlines_ms[deadlines_ms > now_ms]
+        return float(ahead_ms.min()) - DECIDE_RESERVE_MS if len(ahead_ms) else NEVER_MS
 
     def _ask(self, batch: Batch[E]) -> None:
         assert self._parts.models is not None
         batch.attempts += 1
+        batch.given_up = None
         batch.answer = self._parts.models.ask(merge_inputs(batch.parts, self._pipeline.inputs), batch.rows)
         batch.queued_ms = self._parts.now_ms()
+        batch.due_ms = batch.queued_ms + self._tuning.model_timeout_ms
         batch.answer.add_done_callback(lambda _: self._answered(batch))
 
     def _answered(self, batch: Batch[E]) -> None:
@@ -295,6 +410,7 @@ class StreamLoop(Generic[E]):
     # From the models to the decision log, in the order in which the batches were read.
 
     def _finish_batches(self) -> None:
+        self._give_up_late()
         while self._in_flight and self._in_flight[0].answered:
             batch = self._in_flight[0]
             if batch.retry_ms is not None:
@@ -306,23 +422,54 @@ class StreamLoop(Generic[E]):
             self._in_flight.popleft()
             self._log(batch, outcome)
 
+    def _give_up_late(self) -> None:
+        """Of calls that are due, and of those before an event whose deadline is near: decisions leave in order."""
+        now_ms, deadline_ms = self._parts.now_ms(), NEVER_MS
+        for batch in reversed(self._in_flight):
+            deadline_ms = min(deadline_ms, batch.deadline_ms)
+            if now_ms >= min(batch.due_ms, deadline_ms) and not batch.answered:
+                batch.give_up(now_ms)
+
     def _outcome(self, batch: Batch[E]) -> Outcome | None:
         """None when the models failed, nothing may stand in for them, and they are asked again."""
-        if batch.answer is None:
-            return Outcome({}, {}, "rules")
+        if batch.outcome is not None:
+            return batch.outcome
+        assert batch.answer is not None
         try:
+            if batch.given_up is not None:
+                raise batch.given_up
             scores = batch.answer.result()
         except InferenceError as error:
-            self.last_error = str(error)
-            logger.warning("%s", error)
+            self._note(str(error))
             if self._pipeline.fallback is not None:
-                self.totals.fallbacks += batch.rows
-                return Outcome({}, {}, "fallback")
+                return Outcome({}, {}, f"fallback-{error.cause}")
+            if isinstance(error, ModelDiedError):
+                batch.deaths, batch.suspect = batch.deaths + 1, True
+            if batch.deaths == DEATHS_ALLOWED:
+                return self._search_killer(batch, error)
             delay_ms = min(RETRY_MS[0] * 2 ** (batch.attempts - 1), RETRY_MS[1])
             batch.retry_ms = self._parts.now_ms() + delay_ms
             return None
         self.last_error = None
-        return Outcome(scores.columns, scores.versions, "model")
+        return Outcome(scores.columns, scores.versions, "model", scores.failed)
+
+    def _search_killer(self, batch: Batch[E], error: InferenceError) -> Outcome | None:
+        """Halves a batch that kills whatever is asked about it, down to the row that does; that one is set aside."""
+        if batch.rows == 1:
+            logger.error("a row is set aside: %s, %d times, with no other call under way", error, batch.deaths)
+            return Outcome({}, {}, "model", {0: error})
+        assert self._in_flight[0] is batch
+        self._in_flight.popleft()
+        for parts in reversed(halve(batch.parts)):
+            half = replace(batch, parts=parts, deaths=0, attempts=0, retry_ms=self._parts.now_ms())
+            self._in_flight.appendleft(half)
+        return None
+
+    def _note(self, error: str) -> None:
+        """Logs an error when it is another one than before: a model that is away fails fifty times a second."""
+        if error != self.last_error:
+            logger.warning("%s", error)
+        self.last_error = error
 
     def _ask_again_when_due(self, batch: Batch[E]) -> None:
         if batch.retry_ms is not None and self._parts.now_ms() >= batch.retry_ms:
@@ -332,18 +479,20 @@ class StreamLoop(Generic[E]):
     def _log(self, batch: Batch[E], outcome: Outcome) -> None:
         started_ms = self._parts.now_ms()
         stages = Stages(batch.fetched_ms, batch.featured_ms, batch.queued_ms, batch.scored_ms, started_ms)
-        for part, scores in zip(batch.parts, split_rows(outcome.scores, batch.parts), strict=True):
-            own = Outcome(scores, outcome.versions, outcome.reason)
-            frame = decide(self._pipeline, self._settings, part, own, stages)
-            self._write(frame)
+        for part, own in zip(batch.parts, split_outcome(outcome, batch.parts), strict=True):
+            self._write(decide(self._pipeline, self._settings, part, own, stages), outcome.reason)
         self._observe(batch, started_ms)
         batch.work_ms += self._parts.now_ms() - started_ms
         self._pace.observe(work_ms=batch.work_ms, call_ms=batch.scored_ms - batch.queued_ms)
 
-    def _write(self, frame: Frame) -> None:
+    def _write(self, frame: Frame, reason: str) -> None:
         self.totals.decisions += frame.header.decided
+        if reason in self.totals.fallbacks:
+            self.totals.fallbacks[reason] += frame.header.decided
         self.totals.dead_letters += frame.header.rejected
         self.totals.actions += frame.header.actions
+        self.totals.duplicates += frame.header.duplicates
+        self.totals.late += frame.header.late
         for encoded in encode_within(frame):
             self._parts.log.send(
                 self._decisions_topic,
@@ -389,24 +538,34 @@ class StreamLoop(Generic[E]):
     def _checkpoint(self, held: Held[E], now_ms: float) -> None:
         """Takes a snapshot when one is due, and saves it once everything that it reflects is logged."""
         if held.saving is not None and held.saving.done():
-            self._saved(held, held.saving)
-        if held.snapshot is None and now_ms >= held.checkpoint_due_ms:
+            self._saved(held, held.saving, now_ms)
+        if held.task.next_offset <= held.checkpointed:
+            held.current_ms = now_ms
+        elif held.snapshot is None and now_ms >= held.checkpoint_due_ms:
+            held.snapshot, held.snapshot_ms = held.task.snapshot(held.log_offset), now_ms
             held.checkpoint_due_ms = now_ms + self._tuning.checkpoint_interval_ms
-            if held.task.next_offset > held.checkpointed:
-                held.snapshot = held.task.snapshot(held.log_offset)
         snapshot = held.snapshot
         if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:
             held.saving = self._parts.executor.submit(self._parts.opener.save, snapshot)
 
-    def _saved(self, held: Held[E], saving: "Future[int]") -> None:
+    def _saved(self, held: Held[E], saving: "Future[int]", now_ms: float) -> None:
         snapshot, held.snapshot, held.saving = held.snapshot, None, None
-        error = saving.exception()
-        held.save_failed = error is not None
+        failed, error = held.save_failed, saving.exception()
         if error is not None:
-            self.last_error = f"the checkpoint of partition {held.task.partition} was not written: {error}"
-            logger.error("%s", self.last_error)
+            held.save_failed = failed_again(failed, str(error), now_ms)
+            held.checkpoint_due_ms = held.save_failed.retry_ms
+            logger.error("%s; events go on, and it is tried again", error)
         elif snapshot is not None:
-            held.checkpointed = snapshot.position.offset
+            held.checkpointed, held.current_ms = snapshot.position.offset, held.snapshot_ms
+            held.checkpoint_bytes, held.save_failed = saving.result(), None
+            if failed:
+                seconds = (now_ms - failed.since_ms) / 1000
+                logger.info(
+                    "the checkpoint of partition %d is written again, after %d failures in %.0f s",
+                    held.task.partition,
+                    failed.times,
+                    seconds,
+                )
 
     def _commit(self) -> None:
         offsets = {
@@ -428,7 +587,7 @@ class StreamLoop(Generic[E]):
             self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
 
 
-def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
+def _standing(partition: int, held: Held[Any], now_ms: float) -> dict[str, Any]:
     task = held.task
     done = held.logged_through + 1
     # The end was looked up a moment ago; what is done by now may lie beyond.
@@ -441,4 +600,7 @@ def _standing(partition: int, held: Held[Any]) -> dict[str, Any]:
         "watermark_ms": task.watermark_ms,
         "keys": task.keys,
         "state_bytes": task.state_bytes,
+        "checkpoint_age_ms": max(0.0, now_ms - held.current_ms),
+        "checkpoint_bytes": held.checkpoint_bytes,
+        "checkpoint_error": held.save_failed.error if held.save_failed else None,
     }

@@ -11,18 +11,22 @@ from typing import Any, Literal
 
 import msgspec
 
+from app.breaker import BreakerState
 from app.latency import AlertChange, Budgets, LatencyBoard, StageCounts
+from app.log.frame import REASONS
 from app.runtime.assignment import assign
 
 SILENCE_MS = 3_000
 """A worker unheard of for so long loses its partitions; its replacement by Serve takes 5.7 s (kill -9, measured)."""
-SETTLE_MS = 1_000
-"""After its start a roster listens for so long before it gives out what nobody has: others may still have it."""
+SETTLE_MS = 1_500
+"""After its start a roster listens for so long before it gives out what nobody has: others may still have it. Longer
+than a worker is silent whose heartbeat got no answer: 1 s until it gives that one up, and 250 ms until the next."""
 RATE_WINDOW_MS = 5_000
 REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""
+CAUSES = tuple(reason.replace("-", "_") for reason in REASONS if reason.startswith("fallback"))
 Kind = Literal["stream", "action"]
-COUNTS = ("events", "decisions", "dead_letters", "actions", "fallbacks")
+COUNTS = ("events", "decisions", "dead_letters", "actions", "duplicates", "late", "overdue", "fallbacks", *CAUSES)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
@@ -30,7 +34,8 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     `units` are all there are to share out among the workers of its kind: partitions, or "sink/partition" pairs;
     `held` are those that it has its hands on. `standing` has one entry per unit held and ready; `totals` count over the
-    worker's life, `latency` since its last heartbeat that was heard.
+    worker's life, `latency` since its last heartbeat that was heard. `breakers` has the state of each model's; `error`
+    says why the worker does not hold what it was given.
     """
 
     worker: str
@@ -41,7 +46,9 @@ class Heartbeat(msgspec.Struct, frozen=True):
     totals: dict[str, int]
     latency: StageCounts
     busy: float
+    breakers: dict[str, BreakerState] = {}
     leaving: bool = False
+    error: str | None = None
 
 
 @dataclass
@@ -96,10 +103,10 @@ class Roster:
             del self._members[heartbeat.worker]
         self._forget_silent(now_ms)
         kind = heartbeat.kind
-        self._units[kind] = heartbeat.units
+        self._note_units(kind)
         settled = now_ms - self._started_ms >= SETTLE_MS
         holders = self._holders(kind)
-        units = heartbeat.units if settled else [unit for unit in heartbeat.units if unit in holders]
+        units = self._units[kind] if settled else [unit for unit in self._units[kind] if unit in holders]
         self._plan[kind] = assign(units, self._workers(kind), holders | self._plan[kind])
         mine = [unit for unit, worker in self._plan[kind].items() if worker == heartbeat.worker]
         given = [unit for unit in mine if unit in heartbeat.held or unit not in holders]
@@ -133,6 +140,11 @@ class Roster:
             },
             "totals": dict(self._totals),
             "stages": self._board.summary(now_ms),
+            "breakers": [
+                {"model": model, "worker": name, "state": state}
+                for name, member in sorted(self._members.items())
+                for model, state in member.heartbeat.breakers.items()
+            ],
             "sinks": sinks,
             "alerts": self._board.alerts(),
             "histograms": self._board.histograms(),
@@ -140,6 +152,11 @@ class Roster:
 
     def _workers(self, kind: Kind) -> list[str]:
         return [name for name, member in self._members.items() if member.heartbeat.kind == kind]
+
+    def _note_units(self, kind: Kind) -> None:
+        """Partitions are added and never taken away, and one worker sees it before the other: the most are all."""
+        seen = (member.heartbeat.units for member in self._members.values() if member.heartbeat.kind == kind)
+        self._units[kind] = max(seen, key=len, default=self._units[kind])
 
     def _holders(self, kind: Kind) -> dict[str, str]:
         return {
@@ -187,7 +204,8 @@ class Roster:
 
 def _unowned(partition: int) -> dict[str, Any]:
     numbers = ("offset", "end_offset", "lag", "watermark_ms", "keys", "state_bytes", "events_per_s")
-    return {"partition": partition, "worker": None, **dict.fromkeys(numbers)}
+    checkpoint = ("checkpoint_age_ms", "checkpoint_bytes", "checkpoint_error")
+    return {"partition": partition, "worker": None, **dict.fromkeys(numbers + checkpoint)}
 
 
 def _worker(member: Member, now_ms: int) -> dict[str, Any]:
@@ -198,4 +216,5 @@ def _worker(member: Member, now_ms: int) -> dict[str, Any]:
         "heartbeat_age_ms": now_ms - member.heard_ms,
         "busy": round(heartbeat.busy, 3),
         "partitions": heartbeat.held,
+        "error": heartbeat.error,
     }

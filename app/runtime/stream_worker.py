@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -15,12 +15,13 @@ from app.config import PipelineArgs, WorkerTuning, load_pipeline
 from app.inference import ModelCalls
 from app.process import settle_process
 from app.runtime.checkpoint import CheckpointStore
+from app.runtime.growth import SourcePartitions, keep_looking
 from app.runtime.heartbeat import Pulse
 from app.runtime.loop import Parts, StreamLoop
 from app.runtime.metrics import ReportedLatency
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings, warm_up
-from app.sources import open_consumer, open_producer
+from app.sources import open_admin, open_consumer, open_producer
 
 STALLED_S = 10.0
 STOP_TIMEOUT_S = 15.0
@@ -50,19 +51,22 @@ class StreamWorker:
         self._stopping = threading.Event()
         self._died: BaseException | None = None
         self._stepped_s = time.monotonic()
-        self._busy = 0.0
+        self._busy = self._events_per_s = 0.0
         self._loop = self._build(models, asyncio.get_running_loop())
         self._thread = threading.Thread(target=self._run, name="stream-loop", daemon=True)
         self._thread.start()
         self._pulse = Pulse(coordinator, self._loop.latency, self._describe, self._give)
-        self._beating = asyncio.ensure_future(self._pulse.run())
+        self._running = [
+            asyncio.ensure_future(self._pulse.run()),
+            asyncio.ensure_future(keep_looking(self._executor, self._partitions.look, self._note_partitions)),
+        ]
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes over a `WorkerTuning` while running. Raises ConfigError; then nothing has changed."""
         tuning = WorkerTuning.load(user_config, "user_config")
         self._loop.tune(tuning)
         if self._models is not None:
-            self._models.timeout_ms = tuning.model_timeout_ms
+            self._models.tune(tuning.breaker)
 
     def check_health(self) -> None:
         """Raises when the loop has ended or has not come round for 10 s: Serve then replaces this worker."""
@@ -72,9 +76,19 @@ class StreamWorker:
         if silent_s > STALLED_S:
             raise RuntimeError(f"the loop has not come round for {silent_s:.0f} s")
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What app.runtime.scaling goes by; Serve asks for it when the deployment has an `autoscaling_config`."""
+        return {
+            "lag": sum(row["lag"] or 0 for row in self._loop.standing()),
+            "events_per_s": self._events_per_s,
+            "busy": self._busy,
+            "partitions": len(self._units),
+        }
+
     async def __del__(self) -> None:
         """Drains: reads no more, finishes what is in flight, writes checkpoints, hands the partitions over."""
-        self._beating.cancel()
+        for each in self._running:
+            each.cancel()
         self._stopping.set()
         await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
         await self._pulse.beat(leaving=True)
@@ -84,25 +98,30 @@ class StreamWorker:
         pipeline = load_pipeline(args.pipeline)
         warm_up(pipeline)
         tuning = WorkerTuning()
-        settings = TaskSettings(args.name, args.topics.source, args.allowed_lateness_ms, args.max_ahead_ms)
+        settings = TaskSettings(
+            args.name, args.topics.source, args.allowed_lateness_ms, args.max_ahead_ms, args.deduplicate_ms
+        )
+        consumer = open_consumer(args.kafka)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="opener")
         self._opener = TaskOpener(
             pipeline,
             settings,
             args.topics.decisions,
-            CheckpointStore(args.checkpoints.uri, args.name),
+            CheckpointStore(args.checkpoints.uri, args.name, args.checkpoints.keep),
             args.start,
-            open_consumer(args.kafka),
+            consumer,
+            args.checkpoints.on_change,
         )
-        self._units = [str(each) for each in self._opener.partitions()]
-        self._models = ModelCalls(models, pipeline.models, loop, tuning.model_timeout_ms) if pipeline.models else None
+        self._partitions = SourcePartitions(args.topics, self._opener, consumer, partial(open_admin, args.kafka))
+        self._note_partitions(self._partitions.look())
+        self._models = ModelCalls(models, pipeline.models, loop, tuning.breaker, _now_ms) if pipeline.models else None
         self._parts = Parts(
             source=open_consumer(args.kafka, group=args.name),
             log=open_producer(args.kafka, linger_ms=1),
             models=self._models,
             opener=self._opener,
             executor=self._executor,
-            now_ms=lambda: time.time() * 1000,
+            now_ms=_now_ms,
         )
         latency = ReportedLatency(args.name)
         return StreamLoop(pipeline, settings, args.topics.decisions, self._parts, tuning, latency)
@@ -126,11 +145,12 @@ class StreamWorker:
     def _measure(self) -> None:
         since_s = self._stepped_s - self._measured[0]
         if since_s >= 1.0:
-            cpu_s = time.thread_time()
+            cpu_s, events = time.thread_time(), self._loop.totals.events
             self._busy = (cpu_s - self._measured[1]) / since_s
-            self._measured = (self._stepped_s, cpu_s)
+            self._events_per_s = (events - self._measured[2]) / since_s
+            self._measured = (self._stepped_s, cpu_s, events)
 
-    _measured = (0.0, 0.0)
+    _measured = (0.0, 0.0, 0)
 
     def _close(self) -> None:
         self._executor.submit(self._opener.close)
@@ -146,9 +166,18 @@ class StreamWorker:
             "units": self._units,
             "held": [str(partition) for partition in self._loop.partitions],
             "standing": standing,
-            "totals": asdict(self._loop.totals),
+            "totals": self._loop.totals.counts(),
+            "breakers": self._models.breakers() if self._models else {},
             "busy": self._busy,
+            "error": self._loop.opening_error,
         }
+
+    def _note_partitions(self, partitions: list[int]) -> None:
+        self._units = [str(each) for each in partitions]
 
     def _give(self, units: list[str]) -> None:
         self._loop.give([int(unit) for unit in units])
+
+
+def _now_ms() -> float:
+    return time.time() * 1000

@@ -5,32 +5,46 @@ scores are a function of the log's prefix, however the log is cut into polls.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
+from app.dedup import RecentIds
 from app.errors import LogError
-from app.event import Columns, Event, EventDecoder
+from app.event import Columns, Event, EventDecoder, Rejected
 from app.features import Features, KeyedState
-from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages
+from app.log.frame import LATE, REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages, count_late
+from app.log.replayed import count_replays, original_headers
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, Position
+from app.runtime.history import Milestone, extended
+from app.runtime.stack import describe_stack, encodable
 from app.sources import Records
 
 E = TypeVar("E", bound=Event)
+CODES: Mapping[str, int] = {reason: code for code, reason in enumerate(REASONS)}
 LONG_AGO = np.iinfo(np.int64).min // 2
+SEEN = ".ids/"
+"""Stands before the names of a checkpoint's arrays that hold the recent ids; no Features class can be called so."""
+HORIZON = "horizon_ms"
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What the tasks of a deployment have in common. Durations in ms of event time."""
+    """What the tasks of a deployment have in common. Durations in ms of event time.
+
+    deduplicate_ms: how long the id of an event is remembered; None: copies are events like any other. It is at least
+                    the lateness: so an exact copy is either a duplicate or late, however long after the event it comes.
+    """
 
     pipeline: str
     topic: str
     allowed_lateness_ms: int = 3_600_000
     max_ahead_ms: int = 3_600_000
+    deduplicate_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,7 @@ class Slice(Generic[E]):
     """One partition's part of a micro-batch: rows that wait for their decision, and records that get none.
 
     It covers the source offsets `first..last`, all of them; `events`, `columns` and `features` have one row for each
-    of `rows`, the positions in `records`.
+    of `rows`, the positions in `records`. `duplicates` are offsets.
     """
 
     partition: int
@@ -50,6 +64,7 @@ class Slice(Generic[E]):
     columns: Columns
     features: Columns
     rejected: Sequence[DeadLetter] = field(default=())
+    duplicates: Sequence[int] = field(default=())
 
     @property
     def append_ms(self) -> npt.NDArray[np.int64]:
@@ -61,7 +76,7 @@ class Slice(Generic[E]):
 
 
 class Task(Generic[E]):
-    """Keeps the keyed state of one partition.
+    """Keeps the keyed state of one partition, and which ids it has seen lately.
 
     `next_offset` is the source offset that comes next. Offsets up to `decided_through` stand in the decision log, or
     in a slice that is on its way there; while `next_offset` lies below, records only rebuild state.
@@ -86,6 +101,8 @@ class Task(Generic[E]):
         self._max_time_ms = LONG_AGO
         stored = checkpoint.state if checkpoint else {}
         self._states = [_restore(features, settings.allowed_lateness_ms, stored) for features in pipeline.features]
+        self._seen = None if settings.deduplicate_ms is None else _restore_seen(settings.deduplicate_ms, stored)
+        self._history = checkpoint.position.history if checkpoint else (Milestone(next_offset, None),)
         if checkpoint and checkpoint.position.max_time_ms is not None:
             self._max_time_ms = checkpoint.position.max_time_ms
 
@@ -102,10 +119,13 @@ class Task(Generic[E]):
 
     @property
     def state_bytes(self) -> int:
-        return sum(state.state_bytes for state in self._states)
+        return sum(state.state_bytes for state in self._states) + (self._seen.nbytes if self._seen else 0)
 
     def admit(self, records: Records) -> Slice[E] | None:
         """Takes the next records of the partition into the state; None when all of them are decided already.
+
+        Every event moves the watermark, copies included. An event whose id an earlier one had is a duplicate, if that
+        one was neither rejected nor late; what is both late and a duplicate is a duplicate.
 
         Raises LogError when the records do not continue where the last ones ended.
         """
@@ -117,18 +137,21 @@ class Task(Generic[E]):
                 f"{records.topic}[{self.partition}]: offset {offsets[0]} came again, {self.next_offset} was next"
             )
         decoded = self._decoder.decode(records.values, records.keys, records.append_ms)
-        columns, watermark_ms = decoded.columns, self._watermarks(decoded.columns["time"])
+        columns, newest_ms = decoded.columns, self._newest(decoded.columns["time"])
+        watermark_ms = newest_ms - self._settings.allowed_lateness_ms
         late = columns["time"] < watermark_ms
+        duplicate = self._duplicates(records, decoded.rows, columns["id"], newest_ms, late)
         reasons = [
             *decoded.rejected,
             *(
-                (int(decoded.rows[at]), self._lateness(columns, watermark_ms, at))
-                for at in np.flatnonzero(late).tolist()
+                Rejected(int(decoded.rows[at]), self._lateness(columns, watermark_ms, at), LATE)
+                for at in np.flatnonzero(late & ~duplicate).tolist()
             ),
         ]
+        copies = offsets[decoded.rows[duplicate]]
         events, rows = decoded.events, decoded.rows
-        if late.any():
-            kept = np.flatnonzero(~late)
+        if late.any() or len(copies):
+            kept = np.flatnonzero(~(late | duplicate))
             events, rows, watermark_ms = [events[at] for at in kept], rows[kept], watermark_ms[kept]
             columns = take(columns, kept)
         features = self._update(columns, watermark_ms)
@@ -146,18 +169,38 @@ class Task(Generic[E]):
             events=events[start:],
             columns=_from(columns, start),
             features=_from(features, start),
-            rejected=[_dead_letter(records, row, reason) for row, reason in sorted(reasons) if offsets[row] >= first],
+            rejected=_dead_letters(records, [each for each in sorted(reasons) if offsets[each.row] >= first]),
+            duplicates=copies[copies >= first].tolist(),
         )
 
-    def _watermarks(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _newest(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The highest event time seen at each event, that event included."""
         if not len(times):
             return times
-        highest = np.maximum.accumulate(np.maximum(times, self._max_time_ms))
-        self._max_time_ms = int(highest[-1])
-        return highest - self._settings.allowed_lateness_ms
+        newest_ms = np.maximum.accumulate(np.maximum(times, self._max_time_ms))
+        self._max_time_ms = int(newest_ms[-1])
+        return newest_ms
 
     def _lateness(self, columns: Columns, watermark_ms: npt.NDArray[np.int64], at: int) -> str:
         return f"late: its time {columns['time'][at]} lies before the watermark {watermark_ms[at]}"
+
+    def _duplicates(
+        self,
+        records: Records,
+        rows: npt.NDArray[np.int64],
+        ids: npt.NDArray[Any],
+        newest_ms: npt.NDArray[np.int64],
+        late: npt.NDArray[np.bool_],
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the events are copies. A dead letter that was sent again is none: the first copy has no decision."""
+        if self._seen is None:
+            return np.zeros(len(ids), np.bool_)
+        duplicate = self._seen.mark(ids, newest_ms, late)
+        if duplicate.any():
+            headers = records.headers()
+            for at in np.flatnonzero(duplicate).tolist():
+                duplicate[at] = not count_replays(headers[rows[at]])
+        return duplicate
 
     def _update(self, columns: Columns, watermark_ms: npt.NDArray[np.int64]) -> Columns:
         features: Columns = {}
@@ -173,14 +216,19 @@ class Task(Generic[E]):
         for features, keyed in zip(self._pipeline.features, self._states, strict=True):
             for name, array in keyed.snapshot().items():
                 state[f"{features.__name__}/{name}"] = array
+        if self._seen is not None:
+            state |= {SEEN + name: array for name, array in self._seen.snapshot().items()}
+            state[SEEN + HORIZON] = np.array([self._settings.deduplicate_ms])
+        max_time_ms = None if self._max_time_ms == LONG_AGO else self._max_time_ms
+        self._history = extended(self._history, self.next_offset, max_time_ms)
         position = Position(
             pipeline=self._settings.pipeline,
-            fingerprint=fingerprint(self._pipeline, self._settings),
             topic=self._settings.topic,
             partition=self.partition,
             offset=self.next_offset,
             log_offset=log_offset,
-            max_time_ms=None if self._max_time_ms == LONG_AGO else self._max_time_ms,
+            max_time_ms=max_time_ms,
+            history=self._history,
         )
         return Checkpoint(position, state)
 
@@ -196,46 +244,44 @@ def warm_up(pipeline: Pipeline[Any]) -> None:
         state.update(columns, columns["time"])
         state.expire(0)
         KeyedState.restore(features, 0, state.snapshot())
-
-
-def fingerprint(pipeline: Pipeline[Any], settings: TaskSettings) -> str:
-    """Changes with the declared features and with the lateness that their state was kept for: a checkpoint of others
-    is of no use."""
-    if not pipeline.features:
-        return "stateless"
-    return "-".join([*(features.fingerprint() for features in pipeline.features), str(settings.allowed_lateness_ms)])
+    seen = RecentIds(0)
+    seen.mark(columns["id"], columns["time"], columns["time"] > 0)
+    RecentIds.restore(0, seen.snapshot())
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What was found out about a slice: the scores (empty for the fallback) and how they came about.
 
-    `reason` is one of `frame.REASONS`; `versions` names the version of each model that answered.
+    `reason` is one of `frame.REASONS`; `versions` names the version of each model that answered; `failed` are the rows
+    that a model raised for.
     """
 
     scores: Columns
     versions: Mapping[str, str]
     reason: str
+    failed: Mapping[int, Exception] = field(default_factory=dict)
 
 
 def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcome: Outcome, stages: Stages) -> Frame:
-    """Decides a slice's rows and packs them, and its dead letters, into the frame that is to be logged.
+    """Decides a slice's rows and packs them, its dead letters and its duplicates into the frame that is to be logged.
 
-    A row for which the pipeline's `decide` raises becomes a dead letter.
+    A row for which a model or the pipeline's `decide` raised becomes a dead letter.
     """
-    columns = part.inputs | outcome.scores
-    verdicts = pipeline.judge(part.events, columns, fallback=outcome.reason == "fallback")
+    part, scores = _set_aside(part, outcome)
+    columns = part.inputs | scores
+    verdicts = pipeline.judge(part.events, columns, fallback=outcome.reason.startswith("fallback"))
     kept = np.delete(np.arange(len(part.rows)), list(verdicts.failed))
     all_kept = not verdicts.failed
     rows = part.rows if all_kept else part.rows[kept]
-    dead = [*part.rejected, *(_failed(part, row, error) for row, error in verdicts.failed.items())]
+    dead = [*part.rejected, *_failed(part, verdicts.failed, "decide")]
     decided = Decided(
         offsets=part.records.offsets[rows],
         append_ms=part.records.append_ms[rows],
         event=part.columns if all_kept else take(part.columns, kept),
         features=part.features if all_kept else take(part.features, kept),
-        scores=outcome.scores if all_kept else take(outcome.scores, kept),
-        reasons=np.full(len(kept), REASONS.index(outcome.reason), dtype=np.int8),
+        scores=scores if all_kept else take(scores, kept),
+        reasons=np.full(len(kept), CODES[outcome.reason], dtype=np.int8),
         actions=verdicts.actions if all_kept else [verdicts.actions[row] for row in kept],
         versions=outcome.versions,
     )
@@ -250,8 +296,10 @@ def decide(pipeline: Pipeline[E], settings: TaskSettings, part: Slice[E], outcom
         actions=verdicts.count,
         oldest_ms=int(decided.append_ms.min()) if len(kept) else 0,
         newest_ms=int(decided.append_ms.max()) if len(kept) else 0,
+        duplicates=len(part.duplicates),
+        late=count_late(dead),
     )
-    return Frame(header, stages, decided, sorted(dead, key=lambda each: each.offset))
+    return Frame(header, stages, decided, sorted(dead, key=lambda each: each.offset), part.duplicates)
 
 
 def merge_inputs(parts: Sequence[Slice[E]], names: frozenset[str]) -> Columns:
@@ -260,13 +308,75 @@ def merge_inputs(parts: Sequence[Slice[E]], names: frozenset[str]) -> Columns:
     return {name: np.concatenate([each[name] for each in inputs]) for name in sorted(names)}
 
 
-def split_rows(columns: Columns, parts: Sequence[Slice[E]]) -> Iterator[Columns]:
-    """The rows of a micro-batch's answer, slice by slice: what `merge_inputs` put together."""
+def split_outcome(outcome: Outcome, parts: Sequence[Slice[E]]) -> Iterator[Outcome]:
+    """What was found out about a micro-batch, slice by slice: what `merge_inputs` put together."""
     start = 0
     for part in parts:
         end = start + len(part.rows)
-        yield {name: column[start:end] for name, column in columns.items()}
+        scores = {name: column[start:end] for name, column in outcome.scores.items()}
+        failed = {row - start: error for row, error in outcome.failed.items() if start <= row < end}
+        yield Outcome(scores, outcome.versions, outcome.reason, failed)
         start = end
+
+
+def cut(part: Slice[E], row: int) -> tuple[Slice[E], Slice[E]]:
+    """The slice up to `row`, and from `row` on: its offsets, its rows and what is rejected of it."""
+    offset = int(part.records.offsets[part.rows[row]])
+    head = replace(
+        part,
+        last=offset - 1,
+        rows=part.rows[:row],
+        events=part.events[:row],
+        columns={name: column[:row] for name, column in part.columns.items()},
+        features={name: column[:row] for name, column in part.features.items()},
+        rejected=[each for each in part.rejected if each.offset < offset],
+        duplicates=[each for each in part.duplicates if each < offset],
+    )
+    tail = replace(
+        part,
+        first=offset,
+        rows=part.rows[row:],
+        events=part.events[row:],
+        columns=_from(part.columns, row),
+        features=_from(part.features, row),
+        rejected=[each for each in part.rejected if each.offset >= offset],
+        duplicates=[each for each in part.duplicates if each >= offset],
+    )
+    return head, tail
+
+
+def halve(parts: Sequence[Slice[E]]) -> tuple[list[Slice[E]], list[Slice[E]]]:
+    """The first half of the rows, at least two, of a micro-batch, and the second, each with its part of the offsets."""
+    left = sum(len(part.rows) for part in parts) // 2
+    first: list[Slice[E]] = []
+    second: list[Slice[E]] = []
+    for part in parts:
+        if len(part.rows) <= left:
+            first.append(part)
+        elif left > 0:
+            head, tail = cut(part, left)
+            first.append(head)
+            second.append(tail)
+        else:
+            second.append(part)
+        left = max(0, left - len(part.rows))
+    return first, second
+
+
+def _set_aside(part: Slice[E], outcome: Outcome) -> tuple[Slice[E], Columns]:
+    """The slice without the rows that a model raised for, which become dead letters; and the scores of what is left."""
+    if not outcome.failed:
+        return part, outcome.scores
+    kept = np.delete(np.arange(len(part.rows)), list(outcome.failed))
+    left = replace(
+        part,
+        rows=part.rows[kept],
+        events=[part.events[row] for row in kept.tolist()],
+        columns=take(part.columns, kept),
+        features=take(part.features, kept),
+        rejected=[*part.rejected, *_failed(part, outcome.failed, "model")],
+    )
+    return left, take(outcome.scores, kept)
 
 
 def take(columns: Columns, rows: npt.NDArray[np.int64]) -> Columns:
@@ -277,18 +387,46 @@ def _from(columns: Columns, start: int) -> Columns:
     return {name: column[start:] for name, column in columns.items()}
 
 
-def _failed(part: Slice[Any], row: int, error: Exception) -> DeadLetter:
-    return _dead_letter(part.records, int(part.rows[row]), f"decide raised {type(error).__name__}: {error}")
+def _failed(part: Slice[Any], failed: Mapping[int, Exception], cause: str) -> list[DeadLetter]:
+    """Of the rows that `decide` raised for; or a model, whose error says so itself."""
+    by = "decide raised {}: " if cause == "decide" else ""
+    rejected = [
+        Rejected(int(part.rows[row]), encodable(f"{by.format(type(error).__name__)}{error}"), cause)
+        for row, error in failed.items()
+    ]
+    letters = _dead_letters(part.records, rejected)
+    return [
+        structs.replace(letter, stack=describe_stack(error))
+        for letter, error in zip(letters, failed.values(), strict=True)
+    ]
 
 
-def _dead_letter(records: Records, row: int, reason: str) -> DeadLetter:
-    return DeadLetter(
-        offset=int(records.offsets[row]),
-        append_ms=int(records.append_ms[row]),
-        reason=reason,
-        key=records.keys[row],
-        value=records.values[row],
-    )
+def _dead_letters(records: Records, rejected: Sequence[Rejected]) -> list[DeadLetter]:
+    headers = records.headers() if rejected else []
+    return [
+        DeadLetter(
+            offset=int(records.offsets[row]),
+            append_ms=int(records.append_ms[row]),
+            reason=reason,
+            key=records.keys[row],
+            value=records.values[row],
+            cause=cause,
+            headers=original_headers(headers[row]),
+            attempts=1 + count_replays(headers[row]),
+        )
+        for row, reason, cause in rejected
+    ]
+
+
+def remembered_ms(stored: Mapping[str, npt.NDArray[Any]]) -> int | None:
+    """How long ids were remembered when this state was kept; None when they were not."""
+    horizon = stored.get(SEEN + HORIZON)
+    return None if horizon is None else int(horizon[0])
+
+
+def _restore_seen(deduplicate_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> RecentIds:
+    mine = {name.removeprefix(SEEN): array for name, array in stored.items() if name.startswith(SEEN)}
+    return RecentIds.restore(deduplicate_ms, mine) if mine else RecentIds(deduplicate_ms)
 
 
 def _restore(features: type[Features], allowed_lateness_ms: int, stored: Mapping[str, npt.NDArray[Any]]) -> KeyedState:

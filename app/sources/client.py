@@ -153,7 +153,7 @@ class Producer(Protocol):
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         """Puts a record into the buffer, which leaves at most linger_ms later.
@@ -164,7 +164,8 @@ class Producer(Protocol):
         error). Without on_delivery, the next `send` or `flush` raises the error.
 
         Waits while the buffer is full: that is the back-pressure. Raises BrokerError after SEND_TIMEOUT_S of it,
-        and when the topic does not exist (it is never made); then the record is not sent.
+        and when topic or partition does not exist (a topic is never made, a partition that was added is found); then
+        the record is not sent.
         """
 
     def poll(self, timeout_ms: int = 0) -> None:
@@ -190,6 +191,13 @@ class Admin(Protocol):
 
         Waits until each partition has a leader. Leaves those that exist as they are, and returns how many
         partitions each one has. Several processes may call it at the same time. Raises BrokerError.
+        """
+
+    def ensure_partitions(self, partitions_by_topic: Mapping[str, int]) -> dict[str, int]:
+        """Adds partitions to the topics that have fewer, and returns how many partitions each one has then.
+
+        Waits until each partition has a leader; takes none away. Several processes may call it at the same time.
+        Raises BrokerError, also for a topic that does not exist.
         """
 
     def topics(self) -> dict[str, int]:

@@ -64,7 +64,7 @@ class Result:
     deaths: Sequence[tuple[str, Exception | None]]
 
     def count(self, reason: str) -> int:
-        """How many events were decided by `rules`, `model` or `fallback`."""
+        """How many events were decided for this reason, like `model` or `fallback-late`."""
         return sum(each.reason == reason for each in self.decisions)
 
     def __getitem__(self, event_id: str) -> Decided:
@@ -92,7 +92,7 @@ def drive(
 
         def test_a_blatant_payment_is_held_though_the_model_is_late_and_the_worker_dies() -> None:
             result = drive(fraud, [payment("a", 250), CRASH, Away("case-system"), payment("b", 10)], risk=late)
-            assert result["a"].reason == "fallback"
+            assert result["a"].reason == "fallback-late"
             assert [effect.fields["payment"] for effect in result.effects["holds"]] == ["a"]
 
     It is the real thing, loops, checkpoints, frames and sinks, on a simulated outside: an item arrives every `every_ms`

@@ -59,14 +59,13 @@ class Models:
         self.failing_until_ms = self.slow_until_ms = 0.0
         self.slow_by_ms = 0.0
 
-    def ask(self, columns: Columns, rows: int, *, delay_ms: float, timeout_ms: float) -> "Future[Scores]":
-        """The future has the answer when it is due, or InferenceError after `timeout_ms` at the latest."""
+    def ask(self, columns: Columns, rows: int, *, delay_ms: float) -> "Future[Scores]":
+        """The future has the answer when it is due, or InferenceError, unless the caller gives it up before."""
         future: Future[Scores] = Future()
         delay_ms += sum(each.delay_ms for each in self._given.values() if isinstance(each, Delayed))
         if self._clock.now_ms < self.slow_until_ms:
             delay_ms += self.slow_by_ms
-        answer = partial(self._answer, columns, rows) if delay_ms < timeout_ms else partial(_time_out, timeout_ms)
-        self._clock.after(min(delay_ms, timeout_ms), partial(_resolve, future, answer))
+        self._clock.after(delay_ms, partial(_resolve, future, partial(self._answer, columns, rows)))
         return future
 
     def _answer(self, columns: Columns, rows: int) -> Scores:
@@ -93,11 +92,9 @@ def _outputs(name: str, outputs: tuple[str, ...], answer: Any, rows: int) -> Col
     return found
 
 
-def _time_out(timeout_ms: float) -> Scores:
-    raise InferenceError(f"the models gave no answer in {timeout_ms:.0f} ms")
-
-
 def _resolve(future: "Future[Scores]", answer: Callable[[], Scores]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(answer())
     except InferenceError as error:

@@ -13,8 +13,10 @@ import httpx
 import msgspec
 
 from app.actions.action import Decision
-from app.actions.build import REJECTS
+from app.actions.attempts import Attempts
+from app.actions.build import LATE_EVENTS
 from app.actions.dead_letters import DeadLetters
+from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import KEY_HEADER, action_message, reject_message
 from app.actions.post import Post, Poster, PostSettings
@@ -24,13 +26,14 @@ from app.actions.sqlite import Sqlite
 from app.actions.table import Table, table_of
 from app.actions.upsert import Upsert, Upserter
 from app.actions.writer import SinkWriter
-from app.errors import DeclarationError, RetryableActionError
+from app.errors import DeclarationError, SinkAwayError
 from app.pipeline import Pipeline, model_class
 from app.sources import TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, Stored
 from app.testing.process import InlineExecutor
 
 _databases = count()
+ATTEMPTS = 20
 
 
 class Effect(NamedTuple):
@@ -79,7 +82,8 @@ class Receivers:
         """A record that was published: its value as the fields where it is an action, as bytes where it is not."""
         headers = {name: (value or b"").decode() for name, value in stored.headers}
         value = stored.value or b"{}"
-        fields = {"reason": headers["reason"], "value": stored.value} if sink == REJECTS else msgspec.json.decode(value)
+        is_letter = sink in (REJECTS, LATE_EVENTS)
+        fields = {"reason": headers["reason"], "value": stored.value} if is_letter else msgspec.json.decode(value)
         self.carry_out(sink, headers[KEY_HEADER], fields)
 
     def open_database(self, sink: str) -> str:
@@ -143,7 +147,7 @@ class MemorySqlite(Sqlite):
         self._receivers.kafka.survive()
         if self._receivers.is_away(self._sink):
             self.close()
-            raise RetryableActionError("the database says: it is away")
+            raise SinkAwayError("the database says: it is away")
 
 
 class TopicProducer(MemoryProducer):
@@ -180,12 +184,15 @@ class SimulatedSinks:
         self._dead_letters = f"{name}.dead-letters"
         self._receivers = receivers
         self._writers: dict[str, tuple[Selection[Any], OpenWriter]] = {}
-        self.topics: dict[str, str] = {self._dead_letters: REJECTS}
+        self.topics: dict[str, str] = {}
         for action, sink in pipeline.sinks.values():
             every = action is Decision
             selection = EveryDecision(name, pipeline.by) if every else OneAction(name, action, pipeline.by)
             self._writers[sink.name] = (selection, self._open_writer(action, sink))
-        self._writers[REJECTS] = (EveryReject(name), self._publisher(REJECTS, self._dead_letters, reject_message))
+        rejects = self._publisher(REJECTS, self._dead_letters, reject_message)
+        late = self._publisher(LATE_EVENTS, f"{name}.late", reject_message)
+        self._writers[REJECTS] = (EveryReject(name), rejects)
+        self._writers[LATE_EVENTS] = (EveryReject(name, late=True), late)
 
     @property
     def names(self) -> list[str]:
@@ -238,7 +245,8 @@ class SimulatedSinks:
         def open_writer(host: Host, halt: threading.Event) -> SinkWriter[Any]:
             database = MemorySqlite(path, sink.name, table, self._receivers)
             host.on_death(database.close)
-            return Upserter(f"{self._name}.{sink.name}", database, table, self._letters(sink.name))
+            attempts = Attempts(ATTEMPTS, self._letters(sink.name))
+            return Upserter(f"{self._name}.{sink.name}", database, table, attempts)
 
         return open_writer
 

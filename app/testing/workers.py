@@ -135,7 +135,7 @@ class StreamWorker(Worker):
             units=[str(each) for each in range(self.shared.partitions)],
             held=[str(each) for each in self.loop.partitions],
             standing=self.loop.standing(),
-            totals=dict(vars(self.loop.totals)),
+            totals=self.loop.totals.counts(),
             latency=self.loop.latency.take(),
             busy=0.0,
         )
@@ -171,7 +171,6 @@ class WorkerModels:
             columns,
             rows,
             delay_ms=shared.random.uniform(*ANSWER_MS),
-            timeout_ms=shared.tuning.model_timeout_ms,
         )
 
 

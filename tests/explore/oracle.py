@@ -15,6 +15,7 @@ from tests.explore.pipelines import UNLUCKY, History
 from tests.explore.schedules import LATENESS_MS, MAX_AHEAD_MS
 from tests.unit.features.oracle import features_of
 
+COPIES = ("dead-letters", "late")
 FIELDS = {"id": str, "time": int, "card": str, "amount": (int, float)}
 
 
@@ -121,7 +122,8 @@ def _check_verdict(
     row = verdict.row
     for name, value in features.items():
         require(abs(row[name] - value) < 1e-9, f"{where}: {name} is {row[name]}, not {value}")
-    require(verdict.reason in ("model", "fallback"), f"{where} was decided by {verdict.reason}")
+    fallback = verdict.reason.startswith("fallback-")
+    require(verdict.reason == "model" or fallback, f"{where} was decided by {verdict.reason}")
     actions = _actions(event, row) if verdict.reason == "model" else [_hold(event, -1.0)]
     require(row["actions"] == actions, f"{where}: actions are {row['actions']}, not {actions}")
 
@@ -140,7 +142,8 @@ def _hold(event: dict[str, Any], risk: float) -> dict[str, Any]:
 def _expect(expected: Any, partition: int, offset: int, verdict: Verdict) -> None:
     """What each sink has to have carried out because of this verdict."""
     if verdict.row is None:
-        expected["dead-letters"][partition].append((f"test/{partition}/{offset}/rejected", {}))
+        sink = "late" if verdict.reason.startswith("late") else "dead-letters"
+        expected[sink][partition].append((f"test/{partition}/{offset}/rejected", {}))
         return
     for index, action in enumerate(verdict.row["actions"]):
         delivery = (f"test/{partition}/{offset}/{index}", action)
@@ -152,11 +155,11 @@ def _check_effects(simulation: Simulation, expected: Any, two_may_publish: bool)
     for sink in simulation.shared.sinks.names:
         carried_out: dict[int, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
         for effect in simulation.receivers.effects[sink]:
-            fields = {} if sink == "dead-letters" else {"type": "Hold", **effect.fields}
+            fields = {} if sink in COPIES else {"type": "Hold", **effect.fields}
             carried_out[effect.partition].append((effect.key, fields))
         for partition in range(simulation.partitions):
             wanted, found = expected[sink][partition], carried_out[partition]
             require(found == wanted, f"{sink}, {partition}: carried out were {found}, not {wanted}")
-        may_repeat = sink == "cases" or (two_may_publish and sink in ("holds", "dead-letters"))
+        may_repeat = sink == "cases" or (two_may_publish and sink in ("holds", *COPIES))
         repeats = simulation.receivers.repeats[sink]
         require(may_repeat or not repeats, f"{sink}: {repeats} effects were repeated")

@@ -61,13 +61,15 @@ def run_broker(command: list[str], port: int, log_path: Path) -> Iterator[str]:
             process.wait()
 
 
-def kafka_command() -> list[str] | None:
-    """From KAFKA_CMD, or the one that lies beside the repository."""
+def kafka_command() -> list[str]:
+    """From KAFKA_CMD, or the one that lies beside the repository. Skips the test that asks when there is neither."""
     given = os.environ.get("KAFKA_CMD")
     if given:
         return shlex.split(given)
     beside = ROOT.parent / "shared" / "kafka" / "kafka"
-    return [str(beside)] if beside.exists() else None
+    if not beside.exists():
+        pytest.skip("needs Apache Kafka: set KAFKA_CMD to a command that takes --port and --dir")
+    return [str(beside)]
 
 
 @pytest.fixture(scope="session")
@@ -82,8 +84,6 @@ def dev_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The bootstrap address of Apache Kafka."""
     command = kafka_command()
-    if command is None:
-        pytest.skip("needs Apache Kafka: set KAFKA_CMD to a command that takes --port and --dir")
     port = free_ports()
     directory = tmp_path_factory.mktemp("apache-kafka")
     settings = [

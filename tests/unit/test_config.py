@@ -30,6 +30,8 @@ def test_what_is_not_written_has_its_default() -> None:
     assert args.name == "fraud"
     assert args.topics.decisions == "fraud.decisions"
     assert args.topics.dead_letters == "fraud.dead-letters"
+    assert args.topics.late == "fraud.late"
+    assert args.deduplicate_ms == 3_600_000
     assert (args.topics.partitions, args.topics.create) == (4, True)
     assert (args.start, args.allowed_lateness_ms, args.max_ahead_ms) == ("earliest", 3_600_000, 3_600_000)
     assert args.sinks == {}
@@ -44,6 +46,11 @@ def test_a_name_of_its_own_names_the_topics() -> None:
 def test_topics_may_have_names_of_their_own() -> None:
     topics = PipelineArgs.load(ARGS | {"topics": {"source": "a", "decisions": "b", "dead_letters": "c"}}).topics
     assert (topics.source, topics.decisions, topics.dead_letters) == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("2h", 7_200_000), ("off", None), (False, None)])
+def test_ids_are_remembered_for_a_duration_or_not_at_all(written: Any, meant: int | None) -> None:
+    assert PipelineArgs.load(ARGS | {"deduplicate": written}).deduplicate_ms == meant
 
 
 def test_budgets_are_milliseconds_by_stage() -> None:
@@ -65,6 +72,13 @@ def test_budgets_are_milliseconds_by_stage() -> None:
         ({"topics": {"source": "fraud.decisions"}}, "args.topics: two topics are called 'fraud.decisions'; give"),
         ({"allowed_lateness": "10min"}, "args.allowed_lateness: '10min' is not a duration; write a number and a unit"),
         ({"max_ahead": 5}, "args.max_ahead: 5 is not a duration; write a number and a unit in quotes, like '10m'"),
+        ({"deduplicate": "1 h"}, "args.deduplicate: '1 h' is not a duration; write a number and a unit"),
+        ({"deduplicate": True}, "args.deduplicate: True is not a duration; write a number and a unit in quotes"),
+        (
+            {"deduplicate": "30m"},
+            "args: deduplicate is 30m, allowed_lateness 1h: a copy that comes in between would be decided again; write "
+            "at least 1h, or off",
+        ),
         ({"start": "begin"}, "args.start is 'begin'; it should be 'earliest' or 'latest'"),
         ({"budgets": {"scord": "3ms"}}, "args.budgets.scord is 'scord'; it should be 'fetched', 'features'"),
         ({"kafka": {"bootstrap": "x"}}, "args.kafka.bootstrap: 'x' is no broker's address; write host:port"),
@@ -73,6 +87,14 @@ def test_budgets_are_milliseconds_by_stage() -> None:
             "args.kafka.extra.a is []; it should be a valid string, or it should be a valid integer",
         ),
         ({"checkpoints": {}}, "args.checkpoints.uri is missing; write it"),
+        (
+            {"checkpoints": {"uri": "x", "keep": 0}},
+            "args.checkpoints.keep is 0; it should be greater than or equal to 1",
+        ),
+        (
+            {"checkpoints": {"uri": "x", "on_change": "drop"}},
+            "args.checkpoints.on_change is 'drop'; it should be 'rebuild', 'rebuild_partly' or 'refuse'",
+        ),
         ({"pipeline": "fraud"}, "args.pipeline is 'fraud'; it should match"),
         ({"pipeline": None}, "args.pipeline is None; it should be a valid string"),
         ({"sinks": []}, "args.sinks is []; it should be a valid dictionary"),

@@ -357,6 +357,22 @@ def test_the_fallback_decides_without_scores() -> None:
     assert judge(declared, 1.0, 2.0, fallback=True) == [None, [{"type": "Hold", "payment": "1", "risk": 1.0}]]
 
 
+def test_a_deadline_is_a_duration() -> None:
+    assert declare(fallback=lambda amount: [], deadline="100ms").deadline_ms == 100
+
+
+@pytest.mark.parametrize(
+    ("fallback", "deadline", "message"),
+    [
+        (None, "100ms", "deadline is '100ms', and nothing could decide when it is near; give the pipeline a fallback"),
+        (lambda amount: [], "soon", "deadline: 'soon' is not a duration; write a number and a unit"),
+    ],
+)
+def test_a_deadline_that_cannot_be_kept_is_refused_at_import(fallback: Any, deadline: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(fallback=fallback, deadline=deadline)
+
+
 def test_without_a_fallback_nothing_is_decided_by_it() -> None:
     assert judge(declare(decide=hold_all), 1.0, fallback=True) == [None]
 

@@ -1,4 +1,4 @@
-// The live page: asks for the status and the latest actions once a second and shows them.
+// The live page: asks for the status, the latest actions and the dead letters once a second and shows them.
 
 import { History, byId, drawSparkline, element, keyed, setText, sparkline } from "./draw.js";
 import { ago, bytes, compact, count, duration, fact, rate, share } from "./format.js";
@@ -7,6 +7,8 @@ const INTERVAL_MS = 1_000;
 const PATIENCE_MS = 4_000;
 const LENGTH = 120;
 const SHOWN_ACTIONS = 12;
+const SHOWN_LETTERS = 8;
+const SHOWN_CHARACTERS = 300;
 const AXIS_MS = [0.1, 1, 10, 100, 1_000, 10_000];
 
 const STAGES = {
@@ -32,23 +34,30 @@ function tiles(status) {
   const actions = history.add("actions", totals.actions);
   const deadLetters = history.add("dead letters", totals.dead_letters);
   return [
-    tile("Events in", rate(throughput.events_per_s), "/s", `${count(totals.events)} in total`, throughput.events_per_s),
-    tile("Decided", rate(throughput.decisions_per_s), "/s", `${count(totals.fallbacks)} by fallback`, throughput.decisions_per_s),
+    tile("Events in", rate(throughput.events_per_s), "/s", inNote(totals), throughput.events_per_s),
+    tile("Decided", rate(throughput.decisions_per_s), "/s", decidedNote(status), throughput.decisions_per_s),
     {
       ...tile("End to end, p99", duration(whole.last_minute.p99_ms), "", endToEndNote(whole), whole.last_minute.p99_ms),
       over: whole.alert,
     },
     tile("Lag", compact(lag), "events", `over ${partitions.length} partitions`, lag),
     tile("Actions", compact(totals.actions), "", `${share(totals.actions, totals.decisions)} of decisions`, difference(actions)),
-    tile("Dead letters", compact(totals.dead_letters), "", `${share(totals.dead_letters, totals.events)} of events`, difference(deadLetters)),
+    tile("Dead letters", compact(totals.dead_letters), "", deadNote(totals), difference(deadLetters)),
   ];
 }
 
+const inNote = ({ events, duplicates }) => `${count(events)} in total, ${compact(duplicates)} duplicates dropped`;
+const deadNote = ({ dead_letters: dead, late, events }) => `${share(dead, events)} of events, ${compact(late)} late`;
 const tile = (title, value, unit, note, level) => ({ title, value, unit, note, level, over: false });
 const difference = (values) => (values.length > 1 ? Math.max(0, values.at(-1) - values.at(-2)) : 0);
 
 const endToEndNote = (stage) =>
   stage.budget_ms === null ? `p50 ${duration(stage.last_minute.p50_ms)}` : `budget ${duration(stage.budget_ms)}`;
+
+const decidedNote = ({ totals, breakers }) => {
+  const open = [...new Set(breakers.filter((each) => each.state !== "closed").map((each) => each.model))];
+  return `${count(totals.fallbacks)} by fallback` + (open.length ? `; breaker of ${open.join(", ")} open` : "");
+};
 
 function createTile({ title }) {
   return element(
@@ -152,8 +161,10 @@ function updatePartition(now) {
 function bySink(reports) {
   const sinks = new Map();
   for (const each of reports) {
-    const sum = sinks.get(each.sink) ?? { name: each.sink, lag: 0, error: null, orphan: false };
+    const sum = sinks.get(each.sink) ?? { name: each.sink, lag: 0, retries: 0, away: false, error: null, orphan: false };
     sum.lag += each.lag ?? 0;
+    sum.retries = Math.max(sum.retries, each.retries);
+    sum.away ||= each.breaker !== "closed";
     sum.error ??= each.error;
     sum.orphan ||= each.worker === null;
     sinks.set(each.sink, sum);
@@ -164,7 +175,8 @@ function bySink(reports) {
 // Records of the decision log. A sink that reads in portions is half a second behind all the time.
 const UP_TO_DATE_LAG = 500;
 
-function sinkState({ error, orphan, lag }) {
+function sinkState({ away, error, orphan, lag }) {
+  if (away) return ["failing", "Away"];
   if (error) return ["failing", "Failing"];
   if (orphan) return ["failing", "No worker"];
   return lag > UP_TO_DATE_LAG ? ["behind", "Catching up"] : ["done", "Up to date"];
@@ -180,12 +192,14 @@ function createSink({ name }) {
   );
 }
 
+const retriesText = ({ retries }) => (retries ? `${count(retries)} ${retries === 1 ? "retry" : "retries"}` : null);
+
 function updateSink(row, sink) {
   const [, stateCell, lag] = row.cells;
   const [state, text] = sinkState(sink);
   stateCell.firstChild.dataset.state = state;
   setText(stateCell.firstChild, text);
-  setText(row.querySelector(".error"), sink.error ?? "");
+  setText(row.querySelector(".error"), [sink.error, retriesText(sink)].filter(Boolean).join(" · "));
   setText(lag, count(sink.lag));
 }
 
@@ -244,6 +258,37 @@ function updateAction(now) {
   };
 }
 
+// Dead letters
+
+const shorten = (text) => (text.length > SHOWN_CHARACTERS ? `${text.slice(0, SHOWN_CHARACTERS)}…` : text);
+
+function createLetter(letter) {
+  const whence = letter.sink ?? `${letter.topic}/${letter.partition}/${letter.offset}`;
+  return element(
+    "li",
+    shownAt === null ? {} : { class: "fresh" },
+    element(
+      "div",
+      { class: "head" },
+      element("span", { class: "type" }, letter.cause),
+      element("span", { class: "id" }, letter.id),
+      element("span", { class: "quiet" }, whence),
+      element("span", { class: "attempts quiet" }),
+      element("span", { class: "when quiet" }),
+    ),
+    element("p", { class: "reason" }, shorten(letter.reason)),
+    element("p", { class: "event" }, letter.value === null ? "no value" : shorten(letter.value)),
+  );
+}
+
+function updateLetter(now) {
+  return (node, { written_ms: writtenMs, replays, state }) => {
+    setText(node.querySelector(".when"), ago(Math.max(0, now - writtenMs)));
+    const sent = replays ? `sent again ${replays === 1 ? "once" : `${replays} times`}` : "";
+    setText(node.querySelector(".attempts"), state === "open" ? sent : state);
+  };
+}
+
 // The page as a whole
 
 function alertText(alert, now) {
@@ -251,7 +296,7 @@ function alertText(alert, now) {
   return `▲ ${title}: p99 ${duration(alert.p99_ms)} over the last minute, budget ${duration(alert.budget_ms)}, for ${duration(now - alert.since_ms)}`;
 }
 
-function show(status, decisions) {
+function show(status, decisions, letters) {
   const now = status.time_ms;
   document.title = `${status.alerts.length ? "▲ " : ""}${status.pipeline} · Headrace`;
   setText(byId("pipeline"), status.pipeline);
@@ -262,6 +307,7 @@ function show(status, decisions) {
   keyed(byId("partitions"), status.partitions, ({ partition }) => partition, createPartition, updatePartition(now));
   showList("sinks", bySink(status.sinks), ({ name }) => name, createSink, updateSink);
   showList("actions", decisions, ({ partition, offset }) => `${partition}/${offset}`, createAction, updateAction(now));
+  showList("letters", letters, ({ id }) => id, createLetter, updateLetter(now));
   const orphans = status.partitions.filter((each) => each.worker === null).length;
   setText(byId("partitions-note"), orphans ? `${orphans} without a worker` : "");
   shownAt = new Date();
@@ -298,8 +344,12 @@ async function ask(path) {
 
 async function refresh() {
   try {
-    const [status, decisions] = await Promise.all([ask("status"), ask(`decisions?with_actions=true&limit=${SHOWN_ACTIONS}`)]);
-    show(status, decisions);
+    const [status, decisions, letters] = await Promise.all([
+      ask("status"),
+      ask(`decisions?with_actions=true&limit=${SHOWN_ACTIONS}`),
+      ask(`dead-letters?limit=${SHOWN_LETTERS}`),
+    ]);
+    show(status, decisions, letters);
     tell(status.ready ? "live" : "waiting", status.ready ? "Live" : "Waiting for workers");
   } catch (error) {
     const away = error instanceof TypeError || error.name === "TimeoutError";

@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import confluent_kafka as ck
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from app.sources.client import REQUEST_TIMEOUT_S, TOPIC_TIMEOUT_S
 from app.sources.confluent.link import Link, common_options
-from app.sources.failures import wait_until
+from app.sources.failures import no_such_topic, wait_until
 from app.sources.settings import KafkaSettings
 
 
@@ -29,14 +29,27 @@ class ConfluentAdmin:
         ]
         if missing:
             self._finish(self._client.create_topics(missing), harmless=ck.KafkaError.TOPIC_ALREADY_EXISTS)
-        names = partitions_by_topic.keys()
+        return self._wait_for_leaders(dict.fromkeys(partitions_by_topic, 1))
+
+    def ensure_partitions(self, partitions_by_topic: Mapping[str, int]) -> dict[str, int]:
+        existing = self.topics()
+        if missing := partitions_by_topic.keys() - existing.keys():
+            raise no_such_topic(self._link.bootstrap, min(missing))
+        growing = [NewPartitions(name, count) for name, count in partitions_by_topic.items() if existing[name] < count]
+        if growing:
+            # Refused where another process was faster.
+            self._finish(self._client.create_partitions(growing), harmless=ck.KafkaError.INVALID_PARTITIONS)
+        return self._wait_for_leaders(partitions_by_topic)
+
+    def _wait_for_leaders(self, at_least: Mapping[str, int]) -> dict[str, int]:
+        """Returns how many partitions each topic has when it has so many and a leader for each."""
         wait_until(
-            lambda: all(has_leaders(self._describe().get(name)) for name in names),
+            lambda: all(has_leaders(self._describe().get(name), count) for name, count in at_least.items()),
             TOPIC_TIMEOUT_S,
-            f"topics {', '.join(names)} have no leader for each partition",
+            f"topics {', '.join(at_least)} have no leader for each partition",
         )
         counts = self.topics()
-        return {name: counts[name] for name in names}
+        return {name: counts[name] for name in at_least}
 
     def _finish(self, futures: Mapping[str, Any], harmless: int) -> None:
         with self._link.request():
@@ -69,9 +82,10 @@ class ConfluentAdmin:
         del self._client
 
 
-def has_leaders(topic: Any) -> bool:
+def has_leaders(topic: Any, at_least: int) -> bool:
     return (
         topic is not None
         and topic.error is None
+        and len(topic.partitions) >= at_least
         and all(one.leader >= 0 and one.error is None for one in topic.partitions.values())
     )

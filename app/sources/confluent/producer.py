@@ -8,7 +8,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from app.errors import BrokerError
-from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, OnDelivery
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery
 from app.sources.confluent.link import Link, common_options
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.settings import Compression, KafkaSettings
@@ -48,7 +48,7 @@ class ConfluentProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         self._raise_untold()
@@ -57,6 +57,7 @@ class ConfluentProducer:
         report = self._keep_failure if on_delivery is None else partial(self._report, on_delivery)
         place = -1 if partition is None else partition
         waiting_since_s: float | None = None
+        refreshed = False
         while True:
             try:
                 self._client.produce(topic, value, key, place, on_delivery=report, headers=list(headers))
@@ -65,7 +66,10 @@ class ConfluentProducer:
                 waiting_since_s = waiting_since_s or time.monotonic()
                 self._wait_for_room(waiting_since_s)
             except ck.KafkaException as error:
-                raise BrokerError(f"a record for {topic!r} is refused: {error.args[0].str()}") from error
+                if refreshed or error.args[0].code() != ck.KafkaError._UNKNOWN_PARTITION:
+                    raise BrokerError(f"a record for {topic!r} is refused: {error.args[0].str()}") from error
+                refreshed = True
+                self._check_that_it_exists(topic)  # learns of partitions that were added since
 
     def _wait_for_room(self, since_s: float) -> None:
         if time.monotonic() > since_s + SEND_TIMEOUT_S:

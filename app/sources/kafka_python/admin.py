@@ -7,7 +7,7 @@ import kafka
 from kafka import errors
 
 from app.sources.client import TOPIC_TIMEOUT_S
-from app.sources.failures import wait_until
+from app.sources.failures import no_such_topic, wait_until
 from app.sources.kafka_python.link import Link, common_options
 from app.sources.settings import KafkaSettings
 
@@ -31,6 +31,26 @@ class KafkaPythonAdmin:
             if missing:
                 answer = self._client.create_topics(missing, raise_errors=False)
                 raise_first_error(answer["topics"], harmless=errors.TopicAlreadyExistsError)
+            self._client.wait_for_topics(list(partitions_by_topic), timeout_ms=TOPIC_TIMEOUT_S * 1_000)
+        counts = self.topics()
+        return {name: counts[name] for name in partitions_by_topic}
+
+    def ensure_partitions(self, partitions_by_topic: Mapping[str, int]) -> dict[str, int]:
+        existing = self.topics()
+        if missing := partitions_by_topic.keys() - existing.keys():
+            raise no_such_topic(self._link.bootstrap, min(missing))
+        growing = {name: count for name, count in partitions_by_topic.items() if existing[name] < count}
+        if growing:
+            with self._link.request():
+                answer = self._client.create_partitions(growing, raise_errors=False).to_dict()
+                # Refused where another process was faster.
+                raise_first_error(answer["results"], harmless=errors.InvalidPartitionsError)
+            wait_until(
+                lambda: all(self.topics().get(name, 0) >= count for name, count in growing.items()),
+                TOPIC_TIMEOUT_S,
+                f"topics {', '.join(growing)} do not have the partitions they were given",
+            )
+        with self._link.request():
             self._client.wait_for_topics(list(partitions_by_topic), timeout_ms=TOPIC_TIMEOUT_S * 1_000)
         counts = self.topics()
         return {name: counts[name] for name in partitions_by_topic}

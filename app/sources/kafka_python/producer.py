@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import kafka
@@ -12,7 +12,7 @@ from kafka import errors
 from kafka.partitioner.sticky import StickyPartitioner
 
 from app.errors import BrokerError
-from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, OnDelivery, TopicPartition
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery, TopicPartition
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.kafka_python.admin import KafkaPythonAdmin
 from app.sources.kafka_python.link import REQUEST_TIMEOUT_MS, Link, common_options
@@ -67,16 +67,18 @@ class KafkaPythonProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
         self._raise_untold()
         if topic not in self._topics:
             self._check_that_it_exists(topic)
+        if partition is not None and partition not in self._client.partitions_for(topic):
+            self._learn_of_partitions_added()
         self._wait_for_room()
         try:
             future = self._client.send(topic, value, key, list(headers), partition)
-        except errors.KafkaError as error:
+        except (errors.KafkaError, ValueError) as error:
             raise BrokerError(f"a record for {topic!r} is refused: {error}") from error
         with self._unsent_lock:
             self._unsent += 1
@@ -89,6 +91,11 @@ class KafkaPythonProducer:
         admin.close()
         if topic not in self._topics:
             raise no_such_topic(self._link.bootstrap, topic)
+
+    def _learn_of_partitions_added(self) -> None:
+        learnt = Event()
+        self._client._metadata.request_update().add_both(lambda _: learnt.set())
+        learnt.wait(REQUEST_TIMEOUT_S)
 
     def _wait_for_room(self) -> None:
         give_up_at = time.monotonic() + SEND_TIMEOUT_S

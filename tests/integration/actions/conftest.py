@@ -97,6 +97,7 @@ class Topics:
     settings: KafkaSettings
     decisions: str
     letters: str
+    late: str
     holds: str
 
     def append(self, frames: list[Written]) -> None:
@@ -141,9 +142,9 @@ def make_topics(bootstrap: str) -> Callable[[ClientName], Topics]:
     def make(client: ClientName) -> Topics:
         settings = KafkaSettings(bootstrap=bootstrap, client=client)
         name = uuid.uuid4().hex[:8]
-        made = Topics(settings, f"decisions-{name}", f"letters-{name}", f"holds-{name}")
+        made = Topics(settings, f"decisions-{name}", f"letters-{name}", f"late-{name}", f"holds-{name}")
         admin = open_admin(settings)
-        admin.ensure_topics({made.decisions: 2, made.letters: 2, made.holds: 2})
+        admin.ensure_topics(dict.fromkeys((made.decisions, made.letters, made.late, made.holds), 2))
         admin.close()
         return made
 

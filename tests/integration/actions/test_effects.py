@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 import psycopg
@@ -15,10 +16,17 @@ import pytest
 
 from app.sources import ClientName
 from tests.integration.actions.conftest import Receiver, Topics
+from tests.integration.actions.valkey import valkey_server
 from tests.integration.conftest import ROOT, wait_until
 from tests.unit.actions.decision_log import Row, Written, draw_row, effects_of
 
-OFF = {"holds": {"topic": "off"}, "cases": {"url": "off"}, "held": {"dsn": "off"}, "held-here": {"dsn": "off"}}
+OFF = {
+    "holds": {"topic": "off"},
+    "cases": {"url": "off"},
+    "held": {"dsn": "off"},
+    "held-here": {"dsn": "off"},
+    "hashes": {"url": "off"},
+}
 FRAMES = 400
 
 Found = list[tuple[str, str, float]]
@@ -42,7 +50,7 @@ def decision_log(seed: int) -> list[Written]:
 
 @contextmanager
 def worker(topics: Topics, sinks: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
-    kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters]
+    kafka = [topics.settings.bootstrap, topics.settings.client, topics.decisions, topics.letters, topics.late]
     arguments = {"kafka": kafka, "sinks": OFF | sinks, "partitions": [0, 1]}
     command = [sys.executable, "-m", "tests.integration.actions.worker", json.dumps(arguments)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
@@ -113,8 +121,9 @@ def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_ar
 
     def done() -> bool:
         found = [rows_in_postgres(), len(in_sqlite.execute(WRITTEN_ONCE).fetchall()), len(receiver.kept)]
-        letters = sum(map(len, effects.rejects.values()))
-        return found == [len(holds)] * 3 and topics.count(topics.holds, topics.letters) == len(holds) + letters
+        copies = sum(len(rows) for rejects in (effects.rejects, effects.late) for rows in rejects.values())
+        logged = topics.count(topics.holds, topics.letters, topics.late)
+        return found == [len(holds)] * 3 and logged == len(holds) + copies
 
     growing = threading.Thread(target=topics.append, args=[frames])
     growing.start()
@@ -137,9 +146,10 @@ def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_ar
     assert published(topics) == holds
     assert posted(receiver) == holds
     assert receiver.requests < 2 * len(holds)
-    assert rejected(topics) == sorted(
-        (key, f"broken {row.risk}") for rows in effects.rejects.values() for key, row in rows
-    )
+    for topic, rejects in ((topics.letters, effects.rejects), (topics.late, effects.late)):
+        assert rejected(topics, topic) == sorted(
+            (key, f"broken {row.risk}") for rows in rejects.values() for key, row in rows
+        )
 
 
 def published(topics: Topics) -> Found:
@@ -159,12 +169,41 @@ def posted(receiver: Receiver) -> Found:
     return sorted((key, body["payment"], body["risk"]) for key, body in receiver.kept.items())
 
 
-def rejected(topics: Topics) -> list[tuple[str, str]]:
-    """Key and reason of every dead letter."""
+def rejected(topics: Topics, topic: str) -> list[tuple[str, str]]:
+    """Key and reason of every record that was copied to the topic."""
     return sorted(
         ((headers["idempotency-key"] or b"").decode(), (headers["reason"] or b"").decode())
-        for headers, _ in topics.read(topics.letters)
+        for headers, _ in topics.read(topic)
     )
+
+
+def test_redis_says_what_the_latest_hold_says_though_worker_and_server_are_killed(
+    make_topics: Callable[[ClientName], Topics], tmp_path: Path
+) -> None:
+    """The worker alone, and Valkey with what it had not yet written to its disk; each partition has keys of its own."""
+    topics, frames = make_topics("confluent-kafka"), decision_log(seed=5)
+    latest = {
+        row.payment: {"payment": row.payment, "risk": repr(row.risk), "idempotency_key": key}
+        for key, row in effects_of(frames).holds[0]
+    }
+    frames = [frame for frame in frames if frame.partition == 0]
+    growing = threading.Thread(target=topics.append, args=[frames])
+    with valkey_server(tmp_path, appendonly="yes", appendfsync="everysec") as valkey:
+        growing.start()
+        for share in (0.1, 0.4, 0.7):
+            with worker(topics, {"hashes": {"url": valkey.url}}) as process:
+                wait_until(lambda share=share: len(valkey.hashes("hashes:")) >= share * len(latest), "a share of them")  # type: ignore[misc]
+                process.kill()
+            valkey.kill()
+            valkey.start()
+        growing.join()
+        with worker(topics, {"hashes": {"url": valkey.url}}) as process:
+            wait_until(lambda: valkey.hashes("hashes:") == latest, "all of them")
+            valkey.client.flushall()
+            topics.append([Written(0, (Row(frames[-1].rows[-1].offset + 1, "decided"),))])
+            wait_until(lambda: valkey.hashes("hashes:") == latest, "all of them again")
+            process.terminate()
+            assert process.wait(20) == 0
 
 
 def test_a_webhook_that_is_down_holds_up_itself_alone_and_misses_nothing(

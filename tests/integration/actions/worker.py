@@ -11,6 +11,7 @@ from app.actions.build import Kafka, build_sinks
 from app.actions.loop import SinkLoop
 from app.actions.post import Post
 from app.actions.publish import Publish
+from app.actions.redis import Redis
 from app.actions.upsert import Upsert
 from app.event import Event
 from app.pipeline import Pipeline
@@ -23,14 +24,15 @@ class Payment(Event, frozen=True):
 
 
 PUBLISHED = Pipeline(
-    source=Payment, actions={Hold: [Publish("holds"), Post("cases"), Upsert("held"), Upsert("held-here")]}
+    source=Payment,
+    actions={Hold: [Publish("holds"), Post("cases"), Upsert("held"), Upsert("held-here"), Redis("hashes", "payment")]},
 )
 
 
-def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str) -> Kafka:
+def kafka(bootstrap: str, client: str, decisions: str, dead_letters: str, late: str) -> Kafka:
     settings = KafkaSettings.model_validate({"bootstrap": bootstrap, "client": client})
     return Kafka(
-        decisions, dead_letters, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
+        decisions, dead_letters, late, partial(open_consumer, settings), partial(open_producer, settings, linger_ms=1)
     )
 
 

@@ -21,11 +21,12 @@ class Site:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/fraud/"
         self.coordinator = Coordinator()
+        self.off: set[str] = set()
         self.stream = Stream(MemoryKafka())
         self.producer = DecidedProducer(self.stream)
 
     def start(self) -> None:
-        backend = make_backend(self.stream.broker, self.producer, self.coordinator)
+        backend = make_backend(self.stream.broker, self.producer, self.coordinator, off=self.off)
         api = under("/fraud", create_api(backend))
         config = uvicorn.Config(api, host="127.0.0.1", port=self.port, log_level="warning")
         self._server = uvicorn.Server(config)

@@ -13,7 +13,8 @@ from app.api.http import create_api
 from app.config import PipelineArgs
 from app.log.frame import encode_frame
 from app.sources import KafkaSettings, TopicPartition, open_admin, open_consumer, open_producer
-from tests.unit.api.stand_in import PARTITIONS, Coordinator, Decider, fraud, payment
+from tests.integration.conftest import wait_until
+from tests.unit.api.stand_in import PARTITIONS, Coordinator, Decider, dead_letters, fraud, payment
 
 
 class Worker:
@@ -35,8 +36,12 @@ class Worker:
         consumer.assign({TopicPartition(topics.source, each): 0 for each in range(PARTITIONS)})
         while not self._stopping.is_set():
             for records in consumer.poll(1_000, 50):
-                header, value = encode_frame(decider.decide(records, float(records.append_ms[-1])))
+                frame = decider.decide(records, float(records.append_ms[-1]))
+                header, value = encode_frame(frame)
                 producer.send(topics.decisions, value, partition=records.partition, headers=[header])
+                for letter in dead_letters(frame):
+                    place, headers = records.partition, letter.headers
+                    producer.send(topics.dead_letters, letter.value, key=letter.key, partition=place, headers=headers)
             producer.poll()
         producer.close()
         consumer.close()
@@ -51,12 +56,17 @@ def args(request: pytest.FixtureRequest, dev_broker: str) -> PipelineArgs:
         {
             "pipeline": "tests.unit.api.stand_in:fraud",
             "kafka": kafka.model_dump(exclude_none=True),
-            "topics": {"source": source, "decisions": f"{source}.decisions", "dead_letters": f"{source}.dead"},
+            "topics": {
+                "source": source,
+                "decisions": f"{source}.decisions",
+                "dead_letters": f"{source}.dead",
+                "late": f"{source}.late",
+            },
             "checkpoints": {"uri": "unused"},
         }
     )
     admin = open_admin(kafka)
-    admin.ensure_topics({source: PARTITIONS, args.topics.decisions: PARTITIONS})
+    admin.ensure_topics(dict.fromkeys((source, args.topics.decisions, args.topics.dead_letters), PARTITIONS))
     admin.close()
     return args
 
@@ -110,6 +120,17 @@ def test_without_a_worker_a_posted_event_is_in_the_log_and_decided_later(client:
         assert client.get("/decisions/p1").json()["scores"] == {"risk": 0.9}
     finally:
         worker.stop()
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_posted_event_that_decide_fails_on_is_among_the_dead_letters(client: TestClient):
+    answer = client.post("/events?wait_ms=20000", json=payment("unlucky", amount=13.0))
+    assert answer.status_code == 422
+    place = answer.json()["events"][0]
+    wait_until(lambda: client.get("/dead-letters").json(), "the dead letter")
+    [letter] = client.get("/dead-letters").json()
+    assert (letter["id"], letter["cause"]) == (f"{place['partition']}/{place['offset']}", "decide")
+    assert json.loads(letter["value"])["id"] == "unlucky"
 
 
 @pytest.mark.usefixtures("worker")

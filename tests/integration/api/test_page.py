@@ -6,8 +6,9 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.actions.letters import Letter, Marker, marker_message, read_entries
 from tests.integration.api.conftest import Site
-from tests.unit.api.stand_in import SOURCE, busy_board, payment, status_document
+from tests.unit.api.stand_in import LETTERS, SOURCE, busy_board, payment, status_document
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +20,13 @@ def decide(site: Site, *payments: dict[str, object]) -> None:
     for each in payments:
         site.stream.broker.append(SOURCE, 0, json.dumps(each).encode(), str(each["card"]).encode())
     site.stream.decide_all()
+
+
+def drop(site: Site, letter_id: str) -> None:
+    entries = read_entries("fraud", site.stream.letters())
+    [letter] = [entry for entry in entries if isinstance(entry, Letter) and entry.id == letter_id]
+    key, value, headers = marker_message(Marker(letter_id, "dropped", 0), letter)
+    site.stream.broker.append(LETTERS, letter.place.partition, value, key, headers)
 
 
 def tile(page: Page, title: str) -> str:
@@ -65,6 +73,28 @@ def test_the_page_shows_the_latest_actions_with_what_they_were_decided_on(site: 
     expect(page.locator("body")).to_contain_text('"event_id":"p3"')
 
 
+def test_the_page_shows_the_open_dead_letters_latest_first_until_they_are_dealt_with(site: Site, page: Page):
+    page.goto(site.url)
+    expect(page.get_by_text("None is open")).to_be_visible()
+    decide(site, payment("p1", amount=13.0))
+    site.stream.broker.now_ms += 1_000
+    site.stream.broker.append(SOURCE, 0, b"<b>no event</b>", b"c1")
+    site.stream.decide_all()
+    letters = page.locator("#letters li")
+    expect(letters).to_have_count(2)
+    expect(letters.first.locator(".type")).to_have_text("parse")
+    expect(letters.first.locator(".reason")).to_contain_text("JSON is malformed")
+    expect(letters.first.locator(".event")).to_have_text("<b>no event</b>")
+    expect(letters.last.locator(".head")).to_contain_text("decide0/0payments/0/0")
+    expect(letters.last.locator(".reason")).to_have_text("decide raised ValueError: unlucky")
+    expect(letters.last.locator(".event")).to_contain_text('"id": "p1"')
+    expect(letters.last.locator(".when")).to_have_text(re.compile("^(now|.* ago)$"))
+    drop(site, "0/1")
+    expect(letters).to_have_count(1)
+    drop(site, "0/0")
+    expect(page.get_by_text("None is open")).to_be_visible()
+
+
 def test_an_alert_is_marked_where_it_is_and_named_on_top(site: Site, page: Page):
     site.coordinator.document = status_document(busy_board(scored_ms=80))
     page.goto(site.url)
@@ -87,6 +117,21 @@ def test_a_partition_without_a_worker_and_a_failing_sink_are_told(site: Site, pa
     expect(page.locator("#partitions tr").nth(1)).to_contain_text("no worker")
     expect(page.locator("#sinks tr").first).to_contain_text("connection refused")
     expect(page.locator("#sinks tr").first).to_contain_text("Failing")
+
+
+def test_a_sink_that_is_away_is_told_with_its_retries_and_one_that_is_off_beside_each_action(site: Site, page: Page):
+    for each in site.coordinator.document["sinks"]:
+        if each["sink"] == "holds":
+            each |= {"breaker": "open", "retries": 4, "error": "out of reach"}
+    site.off = {"case-system"}
+    site.stop()
+    site.start()
+    decide(site, payment("p1", amount=900.0))
+    page.goto(site.url)
+    sink = page.locator("#sinks tr", has_text="holds")
+    expect(sink).to_contain_text("Away")
+    expect(sink).to_contain_text("out of reach · 4 retries")
+    expect(page.locator("#actions li .states")).to_contain_text("case-system: off")
 
 
 def test_a_sink_is_catching_up_when_it_is_more_than_a_portion_behind(site: Site, page: Page):
@@ -139,10 +184,11 @@ def test_no_request_of_the_page_or_the_docs_leaves_the_machine(site: Site, page:
 def test_the_page_fits_the_screen_in_light_and_dark(site: Site, page: Page, scheme, width):
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    decide(site, payment("p1", amount=900.0))
+    decide(site, payment("p1", amount=900.0), payment("x" * 400, amount=13.0))
     site.coordinator.document["sinks"][2]["error"] = "POST https://cases.example/holds answered 503"
     page.goto(site.url)
     expect(page.locator("#actions li")).to_have_count(1)
+    expect(page.locator("#letters li")).to_have_count(1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     colors = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
     ink, ground = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in colors)

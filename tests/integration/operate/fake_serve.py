@@ -27,7 +27,15 @@ STATUS = {
     "partitions": [],
     "sinks": [],
     "throughput": {"events_per_s": 0.0, "decisions_per_s": 0.0},
-    "totals": {"events": 0, "decisions": 0, "dead_letters": 0, "actions": 0, "fallbacks": 0},
+    "totals": {
+        "events": 0,
+        "decisions": 0,
+        "dead_letters": 0,
+        "actions": 0,
+        "fallbacks": 0,
+        "duplicates": 0,
+        "late": 0,
+    },
     "stages": {"end_to_end": {**SPREAD, "last_minute": SPREAD}},
 }
 ANSWERS = {

@@ -109,6 +109,8 @@ def test_a_run_of_some_seconds_ends_by_itself_and_its_last_line_is_json(runs: li
         "events": 600,
         "decisions": 0,
         "dead_letters": 0,
+        "duplicates": 0,
+        "late": 0,
         "actions": 0,
         "p50_ms": 1.5,
         "p99_ms": 3.5,

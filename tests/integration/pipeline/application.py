@@ -78,6 +78,8 @@ class Application:
 
     def stop(self) -> None:
         """As Ctrl-C does; whatever is left then is a failure of the product, and killed."""
+        if self.process.poll() is not None:
+            return
         family = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(signal.SIGINT)
         try:
@@ -89,9 +91,9 @@ class Application:
 
 
 def start(
-    folder: Path, bootstrap: str, changes: Mapping[str, Any], tuning: Mapping[str, Mapping[str, Any]]
+    folder: Path, bootstrap: str, changes: Mapping[str, Any], tuning: Mapping[str, Mapping[str, Any] | None]
 ) -> Application:
-    """`changes` are merged into the args of config/fraud.yaml, `tuning` into its deployments, by name."""
+    """`changes` are merged into the args of config/fraud.yaml, `tuning` into its deployments, by name; None removes."""
     config = yaml.safe_load((ROOT / "config" / "fraud.yaml").read_text())
     port = free_port()
     config["http_options"] = {"host": "127.0.0.1", "port": port}
@@ -99,8 +101,9 @@ def start(
     application["args"] |= changes
     application["args"]["kafka"]["bootstrap"] = bootstrap
     application["args"]["checkpoints"] = {"uri": str(folder / "checkpoints")}
-    for deployment in application["deployments"]:
-        deployment |= tuning.get(deployment["name"], {})
+    merged = [each | (tuning.get(each["name"], {}) or {}) for each in application["deployments"]]
+    kept = [each for each in merged if tuning.get(each["name"], {}) is not None]
+    application["deployments"] = [{key: value for key, value in each.items() if value is not None} for each in kept]
     path = folder / "fraud.yaml"
     path.write_text(yaml.safe_dump(config))
     environment = {**os.environ, **RAY_ENVIRONMENT}
@@ -110,5 +113,9 @@ def start(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     running = Application(folder, config, port, process)
-    running.wait(lambda status: status["ready"], "the application is ready")
+    try:
+        running.wait(lambda status: status["ready"], "the application is ready")
+    except BaseException:
+        running.stop()
+        raise
     return running

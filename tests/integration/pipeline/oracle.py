@@ -16,6 +16,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 LATENESS_MS = HOUR_MS
 MAX_AHEAD_MS = HOUR_MS
+DEDUPLICATE_MS = HOUR_MS
 
 
 def read_topic(bootstrap: str, topic: str) -> Iterator[Any]:
@@ -33,19 +34,27 @@ def read_topic(bootstrap: str, topic: str) -> Iterator[Any]:
 
 
 def expect(bootstrap: str, topic: str) -> pd.DataFrame:
-    """One row per record: partition, offset, `fine`, and for the fine ones the payment and its features."""
+    """One row per record: partition, offset, `fate` (fine, duplicate, late or broken), `fine`; for the fine ones the
+    payment and its features."""
     rows = []
     highest: dict[int, int] = {}
+    seen: dict[tuple[int, str], int] = {}
     for record in read_topic(bootstrap, topic):
-        payment = _payment(record)
+        payment, fate = _payment(record), "broken"
         if payment is not None:
-            watermark_ms = highest.get(record.partition, -(10**15)) - LATENESS_MS
-            highest[record.partition] = max(highest.get(record.partition, -(10**15)), payment["time"])
-            if payment["time"] < watermark_ms:
-                payment = None
-        rows.append({"partition": record.partition, "offset": record.offset, **(payment or {})})
+            now_ms = max(highest.get(record.partition, 0), payment["time"])
+            highest[record.partition] = now_ms
+            name = (record.partition, payment["id"])
+            if name in seen and now_ms - seen[name] <= DEDUPLICATE_MS:
+                fate = "duplicate"
+            elif payment["time"] < now_ms - LATENESS_MS:
+                fate = "late"
+            else:
+                fate, seen[name] = "fine", now_ms
+        known = payment if payment is not None and fate == "fine" else {}
+        rows.append({"partition": record.partition, "offset": record.offset, "fate": fate, **known})
     frame = pd.DataFrame(rows)
-    frame["fine"] = frame["id"].notna()
+    frame["fine"] = frame["fate"] == "fine"
     fine = frame[frame["fine"]]
     return frame.join(pd.DataFrame(_features(fine), index=fine.index))
 

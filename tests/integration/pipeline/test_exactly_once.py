@@ -47,8 +47,8 @@ class Scene:
     next_day: int = 0
 
     def send(self, events: int) -> None:
-        """The next days' payments, with duplicates, disorder and broken records."""
-        disturbance = Disturbance(duplicates=0.05, disorder=0.05, broken=0.01)
+        """The next days' payments, with duplicates, disorder, late and broken records."""
+        disturbance = Disturbance(duplicates=0.05, disorder=0.05, late=0.001, broken=0.01)
         days = simulate("fraud", seed=3, start_day=self.next_day, disturbance=disturbance)
         goal = self.sent + events
         with closing(open_producer(KafkaSettings(bootstrap=self.bootstrap), linger_ms=5)) as producer:
@@ -70,7 +70,7 @@ class Scene:
         def through(status: dict[str, Any]) -> bool:
             offsets = {row["partition"]: row["offset"] for row in status["partitions"]}
             applied = {(row["sink"], row["partition"]): row["applied"] for row in status["sinks"]}
-            sinks = ("holds", "case-system", "held_payments", "dead-letters")
+            sinks = ("holds", "case-system", "held_payments", "dead-letters", "late")
             return offsets == ends and all(
                 applied.get((sink, partition)) == end - 1 for sink in sinks for partition, end in ends.items()
             )
@@ -90,8 +90,10 @@ class Scene:
                     columns["held"] = np.array([each is not None for each in decided.actions])
                     columns["version"] = np.full(len(decided.offsets), decided.versions.get("risk"), dtype=object)
                     rows.append(pd.DataFrame({name: column[fresh.rows] for name, column in columns.items()}))
-                    dead = pd.DataFrame({"offset": [each.offset for each in fresh.dead_letters]})
-                    rows.append(dead)
+                    rows[-1]["fate"] = "fine"
+                    dead = {each.offset: "late" if each.cause == "late" else "broken" for each in fresh.dead_letters}
+                    others = dead | dict.fromkeys(fresh.duplicates, "duplicate")
+                    rows.append(pd.DataFrame({"offset": list(others), "fate": list(others.values())}))
                     rows[-1]["partition"] = rows[-2]["partition"] = partition
         return pd.concat([each for each in rows if len(each)], ignore_index=True)
 
@@ -109,7 +111,12 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     }
     with closing(open_admin(KafkaSettings(bootstrap=bootstrap))) as admin:
         admin.ensure_topics({"payments": 4, "holds": 2})
-    tuning = {"StreamWorker": {"num_replicas": 2, "user_config": {"model_timeout": "60s", "checkpoint_interval": "1s"}}}
+    tuning = {
+        "StreamWorker": {
+            "num_replicas": 2,
+            "user_config": {"model_timeout": "60s", "deadline": "60s", "checkpoint_interval": "1s"},
+        }
+    }
     application = start(folder, bootstrap, {"sinks": sinks}, tuning)
     yield Scene(bootstrap, application, receiver, server.get_uri())
     application.stop()
@@ -123,6 +130,7 @@ def check_everything(scene: Scene, weights: Mapping[str, Path] = SHIPPED) -> Non
     expected = expect(scene.bootstrap, "payments").sort_values(["partition", "offset"], ignore_index=True)
     found = scene.decisions().sort_values(["partition", "offset"], ignore_index=True)
     assert found[["partition", "offset"]].equals(expected[["partition", "offset"]]), "each record has one outcome"
+    assert (found["fate"] == expected["fate"]).all()
     assert (found["id"].notna() == expected["fine"]).all()
     fine, right = found[expected["fine"]], expected[expected["fine"]].copy()
     assert (fine["id"] == right["id"]).all()
@@ -136,10 +144,11 @@ def check_everything(scene: Scene, weights: Mapping[str, Path] = SHIPPED) -> Non
     np.testing.assert_allclose(fine["risk"].astype(float), right["risk"], rtol=1e-4, atol=1e-6)
     clear = (right["risk"] - RISKY).abs() > 1e-5
     assert (fine["held"][clear] == (right["risk"] > RISKY)[clear]).all()
-    check_effects(scene, fine[fine["held"].astype(bool)], int((~expected["fine"]).sum()))
+    check_effects(scene, fine[fine["held"].astype(bool)])
+    check_copies(scene, expected)
 
 
-def check_effects(scene: Scene, held: pd.DataFrame, dead_letters: int) -> None:
+def check_effects(scene: Scene, held: pd.DataFrame) -> None:
     keys = {
         f"fraud/{partition}/{offset}/0" for partition, offset in zip(held["partition"], held["offset"], strict=True)
     }
@@ -152,12 +161,19 @@ def check_effects(scene: Scene, held: pd.DataFrame, dead_letters: int) -> None:
     with psycopg.connect(scene.dsn) as connection:
         stored = connection.execute("SELECT idempotency_key, count(*) FROM held_payments GROUP BY 1").fetchall()
     assert dict(stored) == dict.fromkeys(keys, 1)
-    rejected = Counter(
-        (dict(record.headers)["source-partition"], dict(record.headers)["source-offset"])
-        for record in read_topic(scene.bootstrap, "fraud.dead-letters")
-    )
-    assert len(rejected) == dead_letters
-    assert set(rejected.values()) == {1}
+
+
+def check_copies(scene: Scene, expected: pd.DataFrame) -> None:
+    """Broken records and late events are copied once, each to its own topic; duplicates are nowhere."""
+    for fate, topic in (("broken", "fraud.dead-letters"), ("late", "fraud.late")):
+        copied = Counter(
+            (int(dict(record.headers)["source-partition"]), int(dict(record.headers)["source-offset"]))
+            for record in read_topic(scene.bootstrap, topic)
+        )
+        rows = expected[expected["fate"] == fate]
+        assert len(rows) > 10
+        assert copied == Counter(zip(rows["partition"], rows["offset"], strict=True))
+    assert (expected["fate"] == "duplicate").sum() > 100
 
 
 def test_every_event_is_decided_once_with_the_right_features_and_every_hold_takes_effect_once(scene: Scene) -> None:
@@ -173,7 +189,7 @@ def test_the_page_shows_the_whole_pipeline_at_work(scene: Scene, page: Page) -> 
     expect_page(page.locator("#workers")).to_have_text("2 stream workers, 1 action worker")
     expect_page(page.locator("#stages tr", has_text="Scored")).to_contain_text("ms")
     expect_page(page.locator("#partitions tr")).to_have_count(4)
-    for sink in ("holds", "case-system", "held_payments", "dead-letters"):
+    for sink in ("holds", "case-system", "held_payments", "dead-letters", "late"):
         expect_page(page.locator("#sinks tr", has_text=sink)).to_have_count(1)
     held = page.locator("#actions li").first
     expect_page(held.locator("dl")).to_contain_text("mean_amount_30d")

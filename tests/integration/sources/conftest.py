@@ -132,11 +132,8 @@ def dev_command() -> list[str]:
 
 
 def apache_command() -> list[str]:
-    command = kafka_command()
-    if command is None:
-        pytest.skip("needs Apache Kafka: set KAFKA_CMD to a command that takes --port and --dir")
     # The default of 9 s is how long a broker that was killed is refused when it comes back.
-    return [*command, "--set", "broker.session.timeout.ms=3000"]
+    return [*kafka_command(), "--set", "broker.session.timeout.ms=3000"]
 
 
 @pytest.fixture(params=[dev_command, pytest.param(apache_command, marks=pytest.mark.kafka)])

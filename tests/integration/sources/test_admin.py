@@ -37,6 +37,42 @@ def test_several_processes_may_make_the_same_topics(settings: KafkaSettings, top
         admin.close()
 
 
+def test_partitions_are_added_and_never_taken_away(admin: Admin, topic: str) -> None:
+    admin.ensure_topics({topic: 2, f"{topic}-b": 3})
+    assert admin.ensure_partitions({topic: 4, f"{topic}-b": 3}) == {topic: 4, f"{topic}-b": 3}
+    assert admin.ensure_partitions({topic: 1}) == {topic: 4}
+    assert admin.topics()[topic] == 4
+
+
+def test_several_processes_may_add_the_same_partitions(settings: KafkaSettings, topic: str) -> None:
+    admins = [open_admin(settings) for _ in range(4)]
+    admins[0].ensure_topics({topic: 1})
+    with ThreadPoolExecutor(4) as pool:
+        grown = list(pool.map(lambda admin: admin.ensure_partitions({topic: 6}), admins))
+    assert grown == [{topic: 6}] * 4
+    for admin in admins:
+        admin.close()
+
+
+def test_partitions_of_a_topic_that_does_not_exist_are_an_error(admin: Admin, topic: str) -> None:
+    with pytest.raises(BrokerError, match=f"has no topic '{topic}'"):
+        admin.ensure_partitions({topic: 2})
+
+
+def test_a_producer_finds_partitions_that_were_added_while_it_writes(
+    admin: Admin, producer: Producer, consumer: Consumer, topic: str
+) -> None:
+    admin.ensure_topics({topic: 1})
+    producer.send(topic, b"x", partition=0)
+    assert producer.flush(20) == 0
+    with pytest.raises(BrokerError, match=f"a record for '{topic}' is refused"):
+        producer.send(topic, b"x", partition=1)
+    admin.ensure_partitions({topic: 2})
+    producer.send(topic, b"y", partition=1)
+    assert producer.flush(20) == 0
+    assert consumer.end_offsets([TopicPartition(topic, 1)]) == {TopicPartition(topic, 1): 1}
+
+
 def test_deleted_topics_are_gone_on_return_and_missing_ones_no_error(admin: Admin, topic: str) -> None:
     admin.ensure_topics({topic: 1, f"{topic}-kept": 1})
     admin.delete_topics([topic, f"{topic}-missing"])

@@ -7,7 +7,7 @@ from typing import Any
 from app.actions.loop import SinkLoop
 from app.sources import TopicPartition
 from app.testing.kafka import Crash, MemoryKafka
-from tests.unit.actions.decision_log import DECISIONS, LETTERS, Written
+from tests.unit.actions.decision_log import DECISIONS, LATE_EVENTS, LETTERS, Written
 
 STEPS = 5_000
 
@@ -26,7 +26,7 @@ class Clock:
 
 def kafka_with(frames: Iterable[Written], partitions: int = 2) -> MemoryKafka:
     kafka = MemoryKafka()
-    for topic in (DECISIONS, LETTERS):
+    for topic in (DECISIONS, LETTERS, LATE_EVENTS):
         kafka.create(topic, partitions)
     for frame in frames:
         append(kafka, frame)

@@ -9,12 +9,13 @@ import numpy as np
 from hypothesis import strategies as st
 
 from app.actions.action import Action
-from app.log.frame import DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
+from app.log.frame import LATE, DeadLetter, Decided, Frame, FrameHeader, Stages, count_late, encode_frame
 
 PIPELINE = "fraud"
 SOURCE = "payments"
 DECISIONS = "fraud.decisions"
 LETTERS = "fraud.dead-letters"
+LATE_EVENTS = "fraud.late"
 
 
 class Hold(Action, frozen=True):
@@ -28,7 +29,8 @@ class Alert(Action, frozen=True):
 
 @dataclass(frozen=True)
 class Row:
-    """What one frame says of one offset: a decision with its actions, a rejection, or that it holds no record."""
+    """What one frame says of one offset: a decision with its actions, a rejection, that the event was late or a
+    duplicate, or that it holds no record."""
 
     offset: int
     kind: str
@@ -61,7 +63,14 @@ class Written:
 
     def encode(self) -> tuple[tuple[str, bytes], bytes]:
         decided = [row for row in self.rows if row.kind == "decided"]
-        rejected = [row for row in self.rows if row.kind == "rejected"]
+        letters = [
+            DeadLetter(
+                row.offset, self.append_ms, f"broken {row.risk}", None, b"{", LATE if row.kind == "late" else "other"
+            )
+            for row in self.rows
+            if row.kind in ("rejected", "late")
+        ]
+        duplicates = [row.offset for row in self.rows if row.kind == "duplicate"]
         header = FrameHeader(
             pipeline=PIPELINE,
             topic=SOURCE,
@@ -69,10 +78,12 @@ class Written:
             first=self.rows[0].offset,
             last=self.rows[-1].offset,
             decided=len(decided),
-            rejected=len(rejected),
+            rejected=len(letters),
             actions=sum(len(row.actions) for row in decided),
             oldest_ms=self.append_ms,
             newest_ms=self.append_ms,
+            duplicates=len(duplicates),
+            late=count_late(letters),
         )
         columns = Decided(
             offsets=np.array([row.offset for row in decided], dtype=np.int64),
@@ -88,8 +99,7 @@ class Written:
             actions=[msgspec.json.encode(row.logged_actions()) if row.actions else None for row in decided],
             versions={"risk": "1"},
         )
-        letters = [DeadLetter(row.offset, self.append_ms, f"broken {row.risk}", None, b"{") for row in rejected]
-        return encode_frame(Frame(header, Stages(0, 0, 0, 0, 0), columns, letters))
+        return encode_frame(Frame(header, Stages(0, 0, 0, 0, 0), columns, letters, duplicates))
 
 
 @st.composite
@@ -112,7 +122,7 @@ def decision_logs(draw: st.DrawFn, partitions: int = 2) -> list[Written]:
 
 
 def draw_row(rng: random.Random, offset: int) -> Row:
-    kind = rng.choice(["decided"] * 6 + ["rejected", "absent"])
+    kind = rng.choice(["decided"] * 6 + ["rejected", "late", "duplicate", "absent"])
     actions = rng.choice([(), (), ("Hold",), ("Alert",), ("Hold", "Alert"), ("Alert", "Hold", "Hold")])
     return Row(offset, kind, round(rng.random(), 6), actions if kind == "decided" else ())
 
@@ -124,6 +134,7 @@ class Effects:
     holds: dict[int, list[tuple[str, Row]]] = field(default_factory=dict)
     decisions: dict[int, list[tuple[str, Row]]] = field(default_factory=dict)
     rejects: dict[int, list[tuple[str, Row]]] = field(default_factory=dict)
+    late: dict[int, list[tuple[str, Row]]] = field(default_factory=dict)
 
 
 def effects_of(frames: list[Written]) -> Effects:
@@ -137,6 +148,8 @@ def effects_of(frames: list[Written]) -> Effects:
         prefix = f"{PIPELINE}/{partition}/{offset}"
         if row.kind == "rejected":
             effects.rejects.setdefault(partition, []).append((f"{prefix}/rejected", row))
+        if row.kind == "late":
+            effects.late.setdefault(partition, []).append((f"{prefix}/rejected", row))
         if row.kind == "decided":
             effects.decisions.setdefault(partition, []).append((f"{prefix}/decision", row))
             effects.holds.setdefault(partition, []).extend(

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.actions.action import Delivery
 from app.actions.dead_letters import DeadLetters
 from app.actions.loop import SinkLoop
 from app.actions.post import Poster, PostSettings
 from app.actions.selection import OneAction
+from app.errors import ActionError, RetryableActionError
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.unit.actions.crashes import Clock, append, catch_up, committed, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import DECISIONS, LETTERS, PIPELINE, Hold, Row, Written, decision_logs, effects_of
@@ -131,6 +133,18 @@ def test_an_action_that_the_receiver_fails_on_is_given_up_after_the_attempts(sta
     assert [dict(letter.headers)["attempts"] for _, letter in kafka.records(LETTERS)] == [b"3"]
 
 
+def test_two_actions_of_one_event_that_both_fail_are_each_given_up_once() -> None:
+    receiver = Receiver(lambda request: httpx.Response(500 if b'"p0"' in request.content else 200))
+    kafka = kafka_with([Written(0, (Row(0, "decided", 0.5, ("Hold", "Hold")), Row(1, "decided", 0.5, ("Hold",))))])
+    run_over_crashes(kafka, lambda: open_poster(kafka, receiver, attempts=3), [])
+    assert receiver.keys == ["fraud/0/0/0"] * 3 + ["fraud/0/0/1"] * 3 + ["fraud/0/1/0"]
+    letters = [dict(letter.headers) for _, letter in kafka.records(LETTERS)]
+    assert [(each["idempotency-key"], each["attempts"]) for each in letters] == [
+        (b"fraud/0/0/0", b"3"),
+        (b"fraud/0/0/1", b"3"),
+    ]
+
+
 @pytest.mark.parametrize("away", [httpx.ConnectError("refused"), httpx.ConnectTimeout("late"), 503, 429])
 def test_a_receiver_that_is_away_or_busy_is_waited_for_without_end(away: Any) -> None:
     left = [away] * 30
@@ -189,6 +203,29 @@ def test_a_slow_receiver_ends_the_step_after_a_second_and_the_rest_follows_witho
     catch_up(kafka, loop)
     assert receiver.keys == [f"fraud/0/{offset}/0" for offset in range(10)]
     assert loop.status().partitions[0].retries == 0
+
+
+def deliver(answer: Answer, **changes: Any) -> None:
+    settings = PostSettings.model_validate({"url": "https://case.example/holds", **changes})
+    letters = DeadLetters("cases", LETTERS, lambda: MemoryProducer(kafka_with([])))
+    poster = Poster(settings, letters, threading.Event(), transport=httpx.MockTransport(answer))
+    poster.deliver(Delivery("fraud/0/7/0", "payments", 0, 7, 1_000, "c1", {"type": "Hold", "payment": "p7"}))
+    poster.close()
+
+
+def test_one_delivery_by_itself_has_the_key_that_it_had_before() -> None:
+    receiver = Receiver()
+    deliver(receiver)
+    assert receiver.kept == {"fraud/0/7/0": {"type": "Hold", "payment": "p7"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "away"), [(422, False), (404, False), (500, False), (408, False), (503, True), (429, True)]
+)
+def test_one_delivery_by_itself_tells_a_refusal_from_a_receiver_that_is_away(status: int, away: bool) -> None:
+    with pytest.raises(ActionError, match=str(status)) as raised:
+        deliver(lambda request: httpx.Response(status))
+    assert isinstance(raised.value, RetryableActionError) is away
 
 
 def test_stopping_ends_a_batch_between_two_requests_and_commits_what_is_done() -> None:

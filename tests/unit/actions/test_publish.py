@@ -18,6 +18,7 @@ from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, Store
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
+    LATE_EVENTS,
     LETTERS,
     PIPELINE,
     Hold,
@@ -112,20 +113,23 @@ def test_each_decision_is_published_once(frames: list[Written], crashes: list[in
     }
 
 
+@pytest.mark.parametrize("late", [False, True])
 @settings(deadline=None)
 @given(frames=decision_logs(), crashes=CRASHES)
-def test_each_rejected_record_is_copied_once_with_its_bytes_and_reason(
-    frames: list[Written], crashes: list[int]
+def test_each_rejected_and_each_late_record_is_copied_once_to_its_own_topic_with_its_bytes_and_reason(
+    late: bool, frames: list[Written], crashes: list[int]
 ) -> None:
-    kafka = kafka_with(frames)
-    run_over_crashes(kafka, lambda: open_publisher(kafka, LETTERS, EveryReject(PIPELINE), reject_message), crashes)
+    kafka, topic = kafka_with(frames), LATE_EVENTS if late else LETTERS
+    selection = EveryReject(PIPELINE, late=late)
+    run_over_crashes(kafka, lambda: open_publisher(kafka, topic, selection, reject_message), crashes)
     copies = {
         partition: [(key, stored.value, dict(stored.headers)["reason"]) for key, stored in records]
-        for partition, records in published(kafka, LETTERS).items()
+        for partition, records in published(kafka, topic).items()
     }
+    wanted = effects_of(frames).late if late else effects_of(frames).rejects
     assert copies == {
         partition: [(key, b"{", f"broken {row.risk}".encode()) for key, row in rejects]
-        for partition, rejects in effects_of(frames).rejects.items()
+        for partition, rejects in wanted.items()
     }
 
 

@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.actions.action import Action, Decision
+from app.actions.action import Action, Decision, Delivery
+from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.loop import SinkLoop
 from app.actions.selection import EveryDecision, OneAction
 from app.actions.sqlite import Sqlite
 from app.actions.table import table_of
 from app.actions.upsert import Upserter
-from app.errors import DeclarationError
+from app.errors import ActionError, DeclarationError, RetryableActionError
 from app.testing.kafka import Crash, MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
@@ -71,7 +72,7 @@ def open_upserter(
         log_topic=DECISIONS,
         consumer=MemoryConsumer(kafka, f"{PIPELINE}.held"),
         selection=EveryDecision(PIPELINE, None) if action is Decision else OneAction(PIPELINE, action, None),
-        writer=Upserter(f"{PIPELINE}.held", FragileSqlite(str(path), kafka), table, letters),
+        writer=Upserter(f"{PIPELINE}.held", FragileSqlite(str(path), kafka), table, Attempts(3, letters)),
         halt=threading.Event(),
         clock=Clock(),
     )
@@ -125,6 +126,40 @@ def test_a_later_action_with_the_same_key_overwrites_the_row(tmp_path: Path) -> 
     kafka = kafka_with([Written(0, (rows[0],)), Written(0, (Row(1, "absent"), Row(2, "absent"), rows[1]))])
     run_over_crashes(kafka, lambda: open_upserter(kafka, tmp_path / "db", Alert, "card"), [])
     assert rows_of(tmp_path / "db") == [("c0", "fraud/0/3/0")]
+
+
+def deliver(path: Path, offset: int, risk: Any = 0.5, partition: int = 0) -> None:
+    """A Hold on the payment p, by itself."""
+    letters = DeadLetters("held", LETTERS, lambda: MemoryProducer(kafka_with([])))
+    upserter = Upserter(f"{PIPELINE}.held", Sqlite(str(path)), table_of(Hold, "held", "payment", []), letters)
+    fields = {"type": "Hold", "payment": "p", "risk": risk}
+    try:
+        upserter.deliver(Delivery(f"fraud/{partition}/{offset}/0", "payments", partition, offset, 1_000, None, fields))
+    finally:
+        upserter.close()
+
+
+def test_one_delivery_by_itself_is_a_row_and_moves_no_cursor(tmp_path: Path) -> None:
+    for _ in range(2):
+        deliver(tmp_path / "db", 7)
+    assert rows_of(tmp_path / "db") == [("p", 0.5, "fraud/0/7/0")]
+    assert rows_of(tmp_path / "db", "SELECT name FROM sqlite_master WHERE type = 'table'") == [("held",)]
+
+
+def test_one_delivery_by_itself_overwrites_earlier_rows_and_leaves_later_ones(tmp_path: Path) -> None:
+    for offset, risk in ((7, 0.7), (3, 0.3), (12, 1.2), (9, 0.9)):
+        deliver(tmp_path / "db", offset, risk)
+    assert rows_of(tmp_path / "db") == [("p", 1.2, "fraud/0/12/0")]
+    deliver(tmp_path / "db", 1, 0.1, partition=1)
+    assert rows_of(tmp_path / "db") == [("p", 0.1, "fraud/1/1/0")]
+
+
+def test_one_delivery_by_itself_that_the_database_refuses_again_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ActionError, match="cannot store TEXT value in REAL column") as raised:
+        deliver(tmp_path / "db", 7, risk="high")
+    assert not isinstance(raised.value, RetryableActionError)
+    deliver(tmp_path / "db", 3)
+    assert rows_of(tmp_path / "db") == [("p", 0.5, "fraud/0/3/0")]
 
 
 def test_decisions_are_rows_with_their_scores(tmp_path: Path) -> None:

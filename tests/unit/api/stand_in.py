@@ -2,30 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from app.actions.action import Action, Decision, Sink
+from app.actions.letters import REJECTS
+from app.actions.message import Message, identity_headers, reject_message
+from app.actions.selection import EveryReject
 from app.api.backend import Backend
 from app.api.intake import Intake
 from app.api.lane import SourceWriter, SynchronousLane
+from app.api.letters import RecentLetters
 from app.api.recent import RecentDecisions
 from app.api.search import search_log
 from app.api.status import StatusCache, StatusDocument
-from app.api.tail import DecisionTail
+from app.api.tail import LogTail
 from app.event import Columns, Event
 from app.features import Features, count, total
 from app.latency import LatencyBoard, StageLatency
-from app.log.frame import Frame, Stages, encode_frame
+from app.log.frame import Cursor, Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.task import Outcome, Task, TaskSettings, decide
 from app.sources import Records, TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
-SOURCE, DECISIONS, PARTITIONS = "payments", "fraud.decisions", 2
+SOURCE, DECISIONS, LETTERS, PARTITIONS = "payments", "fraud.decisions", "fraud.dead-letters", 2
 
 
 class Payment(Event, frozen=True):
@@ -71,7 +75,7 @@ class Decider:
     """Decides records in order. A payment's risk is its amount / 1,000; `decide` fails for an amount of 13."""
 
     def __init__(self) -> None:
-        self._settings = TaskSettings("fraud", SOURCE)
+        self._settings = TaskSettings("fraud", SOURCE, deduplicate_ms=3_600_000)
         self._tasks = [
             Task(fraud, self._settings, each, next_offset=0, decided_through=-1) for each in range(PARTITIONS)
         ]
@@ -84,22 +88,39 @@ class Decider:
         return decide(fraud, self._settings, part, Outcome(risk, {"risk": "v1"}, "model"), stages)
 
 
+def dead_letters(frame: Frame) -> Iterator[Message]:
+    """What the sink of rejected records makes of a frame."""
+    for reject in EveryReject("fraud").pick(frame, Cursor()):
+        message = reject_message(reject)
+        yield message._replace(headers=[*identity_headers(REJECTS, reject), *message.headers])
+
+
 class Stream:
-    """Decides what is in the source topic of a MemoryKafka, when told to."""
+    """Decides what is in the source topic of a MemoryKafka, when told to, and writes the dead letters."""
 
     def __init__(self, broker: MemoryKafka) -> None:
         self.broker = broker
         broker.clock.now_ms = time.time_ns() // 1_000_000
         self._decider = Decider()
-        for topic in (SOURCE, DECISIONS):
+        for topic in (SOURCE, DECISIONS, LETTERS):
             broker.create(topic, PARTITIONS)
         self._consumer = MemoryConsumer(broker)
         self._consumer.assign({TopicPartition(SOURCE, each): 0 for each in range(PARTITIONS)})
 
     def decide_all(self) -> None:
         for records in self._consumer.poll(1_000, 0):
-            header, value = encode_frame(self._decider.decide(records, self.broker.clock.now_ms))
+            frame = self._decider.decide(records, self.broker.clock.now_ms)
+            header, value = encode_frame(frame)
             self.broker.append(DECISIONS, records.partition, value, headers=[header])
+            for key, value, headers in dead_letters(frame):
+                self.broker.append(LETTERS, records.partition, value, key, headers)
+
+    def letters(self) -> Records:
+        """The dead letters of the first partition."""
+        consumer = MemoryConsumer(self.broker)
+        consumer.assign({TopicPartition(LETTERS, 0): 0})
+        [records] = consumer.poll(1_000, 0)
+        return records
 
 
 class WaitingConsumer(MemoryConsumer):
@@ -145,17 +166,43 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
             "events_per_s": 250.0,
             "keys": 120,
             "state_bytes": 4_096,
+            "checkpoint_age_ms": 2_500.0,
+            "checkpoint_bytes": 1_234,
+            "checkpoint_error": None,
         }
         for each in range(PARTITIONS)
     ]
     sinks = [
-        {"sink": name, "partition": each, "worker": "action-1", "applied": 900, "lag": lag, "error": None}
+        {
+            "sink": name,
+            "partition": each,
+            "worker": "action-1",
+            "applied": 900,
+            "lag": lag,
+            "retries": 0,
+            "breaker": "closed",
+            "error": None,
+        }
         for name, lag in (("holds", 0), ("case-system", 7), ("scores", 0))
         for each in range(PARTITIONS)
     ]
     workers = [
-        {"id": "stream-1", "kind": "stream", "heartbeat_age_ms": 120.0, "busy": 0.4, "partitions": [0, 1]},
-        {"id": "action-1", "kind": "action", "heartbeat_age_ms": 80.0, "busy": 0.1, "partitions": [0, 1]},
+        {
+            "id": "stream-1",
+            "kind": "stream",
+            "heartbeat_age_ms": 120.0,
+            "busy": 0.4,
+            "partitions": [0, 1],
+            "error": None,
+        },
+        {
+            "id": "action-1",
+            "kind": "action",
+            "heartbeat_age_ms": 80.0,
+            "busy": 0.1,
+            "partitions": [0, 1],
+            "error": None,
+        },
     ]
     return {
         "pipeline": "fraud",
@@ -164,7 +211,25 @@ def status_document(board: LatencyBoard | None = None, **changes: Any) -> dict[s
         "partitions": partitions,
         "workers": workers,
         "throughput": {"events_per_s": 500.0, "decisions_per_s": 499.0},
-        "totals": {"events": 2_001, "decisions": 1_990, "dead_letters": 11, "actions": 14, "fallbacks": 3},
+        "totals": {
+            "events": 2_001,
+            "decisions": 1_990,
+            "dead_letters": 11,
+            "actions": 14,
+            "duplicates": 5,
+            "late": 4,
+            "overdue": 1,
+            "fallbacks": 3,
+            "fallback_failed": 0,
+            "fallback_late": 2,
+            "fallback_shed": 0,
+            "fallback_open": 1,
+            "fallback_overdue": 0,
+        },
+        "breakers": [
+            {"model": "risk", "worker": "stream-1", "state": "half-open"},
+            {"model": "risk", "worker": "stream-2", "state": "closed"},
+        ],
         "stages": board.summary(60_000),
         "sinks": sinks,
         "alerts": board.alerts(),
@@ -201,15 +266,20 @@ class Coordinator:
         return self.document
 
 
-def make_backend(broker: MemoryKafka, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
+def make_backend(
+    broker: MemoryKafka, producer: DecidedProducer, coordinator: Coordinator, *, off: Collection[str] = ()
+) -> Backend:
     """A whole backend over logs in memory."""
-    recent = RecentDecisions()
+    recent, letters = RecentDecisions(), RecentLetters("fraud")
     return Backend(
         name="fraud",
         pipeline=fraud,
+        off=off,
         status=StatusCache(coordinator.status),
         recent=recent,
-        tail=DecisionTail(lambda: WaitingConsumer(broker), DECISIONS, recent),
+        tail=LogTail(lambda: WaitingConsumer(broker), DECISIONS, recent),
+        letters=letters,
+        letters_tail=LogTail(lambda: WaitingConsumer(broker), LETTERS, letters),
         intake=Intake(fraud, max_ahead_ms=3_600_000),
         lane=SynchronousLane(SourceWriter(lambda: (producer, PARTITIONS), SOURCE), recent),
         search=lambda event_id: search_log(WaitingConsumer(broker), DECISIONS, event_id),

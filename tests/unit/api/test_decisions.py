@@ -7,10 +7,20 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.api.backend import Backend
-from app.api.tail import DecisionTail
+from app.api.http import create_api
+from app.api.tail import LogTail
 from app.errors import BrokerError
 from app.testing.kafka import MemoryConsumer, MemoryKafka
-from tests.unit.api.stand_in import DECISIONS, SOURCE, Coordinator, Stream, WaitingConsumer, payment
+from tests.unit.api.stand_in import (
+    DECISIONS,
+    SOURCE,
+    Coordinator,
+    DecidedProducer,
+    Stream,
+    WaitingConsumer,
+    make_backend,
+    payment,
+)
 
 DEADLINE_S = 10
 
@@ -84,6 +94,19 @@ def test_without_the_coordinator_decisions_are_there_and_their_deliveries_unknow
     assert {each["state"] for each in action["deliveries"]} == {"unknown"}
 
 
+def test_a_sink_that_is_switched_off_is_said_to_be_off(
+    broker: MemoryKafka, producer: DecidedProducer, stream: Stream, coordinator: Coordinator
+):
+    coordinator.document["sinks"] = [each for each in coordinator.document["sinks"] if each["sink"] != "case-system"]
+    backend = make_backend(broker, producer, coordinator, off={"case-system"})
+    stream.broker.append(SOURCE, 0, json.dumps(payment("p1", amount=900.0)).encode(), b"c1")
+    stream.decide_all()
+    with TestClient(create_api(backend)) as client:
+        backend.recent.when_decided(0, 0).result(DEADLINE_S)
+        (action,) = client.get("/decisions/p1").json()["actions"]
+    assert {each["sink"]: each["state"] for each in action["deliveries"]} == {"holds": "done", "case-system": "off"}
+
+
 def test_the_latest_decisions_come_newest_first(client, decide):
     decide(payment("p1", amount=900.0), payment("p2"), payment("p3", amount=800.0))
     assert [each["event_id"] for each in client.get("/decisions").json()] == ["p3", "p2", "p1"]
@@ -97,8 +120,9 @@ def test_a_limit_out_of_range_is_refused(client, limit):
     assert client.get(f"/decisions?limit={limit}").status_code == 422
 
 
-def test_the_newest_decision_counts_when_an_id_came_twice(client, decide):
-    decide(payment("p1", amount=10.0), payment("p1", amount=20.0))
+def test_the_newest_decision_counts_when_an_id_came_again_after_it_was_forgotten(client, decide):
+    hours_ago_ms = time.time_ns() // 1_000_000 - 2 * 3_600_000
+    decide(payment("p1", amount=10.0, time_ms=hours_ago_ms), payment("p1", amount=20.0))
     assert client.get("/decisions/p1").json()["event"]["amount"] == 20.0
 
 
@@ -140,9 +164,9 @@ def test_a_tail_without_kafka_says_why_and_goes_on_when_kafka_is_back(
         back.append(found is None)
         return found or WaitingConsumer(broker)
 
-    tail = DecisionTail(open_consumer, DECISIONS, backend.recent)
+    tail = LogTail(open_consumer, DECISIONS, backend.recent)
     tail.start()
     wait_until(lambda: back[-1:] == [True] and tail.last_error is None)
     tail.stop()
-    assert is_away[:2] == ["the decision log is not read yet", "Kafka is away"]
+    assert is_away[:2] == ["the log fraud.decisions is not read yet", "Kafka is away"]
     assert not tail.alive

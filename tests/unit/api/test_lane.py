@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner import murmur2
 
+from app.api.backend import Backend
 from app.api.intake import Intake, UnacceptableError
 from app.api.lane import SourceWriter
 from app.errors import BrokerError
@@ -28,11 +29,56 @@ def stored(broker: MemoryKafka) -> list[tuple[int, bytes | None, bytes | None]]:
 
 def test_an_event_is_answered_with_the_decision_on_its_very_offset(client):
     first = client.post("/events", json=payment("p1", amount=900.0))
-    again = client.post("/events", json=payment("p1", amount=100.0))
-    assert (first.status_code, again.status_code) == (200, 200)
-    assert [answer.json()["offset"] for answer in (first, again)] == [0, 1]
-    assert [answer.json()["decision"]["event"]["amount"] for answer in (first, again)] == [900.0, 100.0]
+    second = client.post("/events", json=payment("p2", amount=100.0))
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert [answer.json()["offset"] for answer in (first, second)] == [0, 1]
+    assert [answer.json()["decision"]["event"]["amount"] for answer in (first, second)] == [900.0, 100.0]
+    assert not first.json()["duplicate"]
     assert first.json()["decision"]["actions"][0]["key"] == f"fraud/{first.json()['partition']}/0/0"
+
+
+def test_an_event_sent_again_is_answered_with_the_first_decision_and_gets_none_of_its_own(client):
+    first = client.post("/events", json=payment("p1", amount=900.0)).json()
+    again = client.post("/events", json=payment("p1", amount=100.0))
+    assert again.status_code == 200
+    assert (again.json()["duplicate"], again.json()["offset"]) == (True, 1)
+    assert again.json()["decision"] == first["decision"]
+    assert [each["offset"] for each in client.get("/decisions").json()] == [0]
+
+
+def test_an_event_twice_in_one_request_is_decided_once(client):
+    answers = client.post("/events", json=[payment("p1", amount=900.0), payment("p1"), payment("p2")]).json()
+    assert [each["duplicate"] for each in answers] == [False, True, False]
+    assert [each["decision"]["event"]["amount"] for each in answers] == [900.0, 900.0, 10.0]
+    assert [each["decision"]["offset"] for each in answers] == [0, 0, 2]
+
+
+def test_a_copy_whose_first_decision_is_not_in_memory_says_so_and_does_not_wait(client, backend: Backend):
+    assert client.post("/events", json=payment("p1")).status_code == 200
+    backend.recent.budget_bytes = 0
+    assert client.post("/events", json=payment("p2")).status_code in (200, 504)
+    backend.recent.budget_bytes = 1 << 20
+    again = client.post("/events?wait_ms=30000", json=[payment("p1"), payment("p3")])
+    assert again.status_code == 409
+    assert again.json()["detail"] == "1 of 2 events are duplicates, and the first decision is not in memory"
+    copy, other = again.json()["events"]
+    assert (copy["duplicate"], copy["decision"], copy["rejected"]) == (True, None, None)
+    assert other["decision"]["event_id"] == "p3"
+
+
+def test_a_copy_of_an_event_that_decide_failed_on_is_a_duplicate_without_a_decision(client):
+    assert client.post("/events", json=payment("p1", amount=13)).status_code == 422
+    again = client.post("/events", json=payment("p1", amount=13))
+    assert again.status_code == 409
+    assert again.json()["events"][0]["duplicate"]
+
+
+def test_the_same_id_under_another_key_is_another_event_when_that_lies_in_another_partition(client):
+    cards = {(murmur2(card.encode()) & 0x7FFFFFFF) % PARTITIONS: card for card in ("c1", "c2", "c3", "c4")}
+    answers = [client.post("/events", json=payment("p1", card=cards[each])).json() for each in range(PARTITIONS)]
+    assert [each["duplicate"] for each in answers] == [False] * PARTITIONS
+    again = [client.post("/events", json=payment("p1", card=cards[each])).json() for each in range(PARTITIONS)]
+    assert [(each["duplicate"], each["decision"]["partition"]) for each in again] == [(True, 0), (True, 1)]
 
 
 def test_a_list_is_answered_with_a_list_in_its_order(client):

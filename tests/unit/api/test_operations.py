@@ -61,11 +61,28 @@ def test_prometheus_gets_totals_lags_and_workers(client):
     found = samples(client.get("/metrics").text)
     assert found["headrace_events_total", ""] == 2_001
     assert found["headrace_dead_letters_total", ""] == 11
+    assert found["headrace_duplicates_total", ""] == 5
+    assert found["headrace_late_total", ""] == 4
     assert found["headrace_partition_lag_events", "1"] == 10
     assert found["headrace_partition_watermark_timestamp_seconds", "0"] == 1_700_000_000
+    assert found["headrace_partition_checkpoint_age_seconds", "0"] == 2.5
+    assert found["headrace_partition_checkpoint_bytes", "0"] == 1_234
     assert found["headrace_sink_lag_records", "0,case-system"] == 7
     assert found["headrace_workers", "stream"] == 1
+    assert found["headrace_fallbacks_total", "late"] == 2
+    assert found["headrace_overdue_total", ""] == 1
+    assert found["headrace_breaker", "risk"] == 1
     assert found["headrace_ready", ""] == 1
+
+
+def test_prometheus_gets_the_retries_of_a_sink_and_whether_it_is_away(client, coordinator: Coordinator):
+    for each in coordinator.document["sinks"]:
+        if each["sink"] == "case-system":
+            each |= {"retries": 5, "breaker": "open" if each["partition"] else "half-open", "error": "refused"}
+    found = samples(client.get("/metrics").text)
+    assert [found["headrace_sink_retries", f"{each},case-system"] for each in (0, 1)] == [5, 5]
+    assert [found["headrace_sink_away", f"{each},case-system"] for each in (0, 1)] == [1, 1]
+    assert (found["headrace_sink_retries", "0,holds"], found["headrace_sink_away", "0,holds"]) == (0, 0)
 
 
 def test_prometheus_gets_the_stages_as_histograms(client):

@@ -51,11 +51,10 @@ def effect_without_cursor(patch: pytest.MonkeyPatch) -> None:
     """Rows are committed in a transaction of their own, before the cursor's."""
     write = Upserter._write
 
-    def divided(self: Upserter, batch: Any, *, one_by_one: bool) -> int:
-        if batch.deliveries:
-            with self._database.transaction():
-                self._upsert(batch.deliveries)
-        return write(self, Batch(batch.partition, batch.start, batch.end), one_by_one=one_by_one)
+    def divided(self: Upserter, batch: Any, upsert: Callable[[Any], Any]) -> Any:
+        with self._database.transaction():
+            upsert(batch)
+        return write(self, Batch(batch.partition, batch.start, batch.end), upsert)
 
     patch.setattr(Upserter, "_write", divided)
 
@@ -86,9 +85,9 @@ def gap_in_the_frames(patch: pytest.MonkeyPatch) -> None:
     """Every seventh frame is not written."""
     write, numbers = StreamLoop._write, itertools.count(1)
 
-    def forgetful(self: StreamLoop[Any], frame: Frame) -> None:
+    def forgetful(self: StreamLoop[Any], frame: Frame, reason: str) -> None:
         if next(numbers) % 7:
-            write(self, frame)
+            write(self, frame, reason)
 
     patch.setattr(StreamLoop, "_write", forgetful)
 

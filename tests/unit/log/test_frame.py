@@ -16,6 +16,7 @@ from app.errors import LogError
 from app.event import Columns
 from app.log.frame import (
     HEADER,
+    LATE,
     Cursor,
     DeadLetter,
     Decided,
@@ -41,6 +42,7 @@ def frame(
     scores: Columns | None = None,
     actions: Sequence[bytes | None] | None = None,
     label: str = "",
+    duplicates: Sequence[int] = (),
 ) -> Frame:
     """`label` is the reason of its dead letters and the version of its model: which copy this is."""
     rows = Decided(
@@ -55,7 +57,10 @@ def frame(
     )
     dead = [DeadLetter(offset, 7, label, None, b"bytes") for offset in rejected]
     count = sum(each is not None for each in actions or ())
-    return Frame(FrameHeader("fraud", "payments", 3, first, last, len(decided), len(dead), count), STAGES, rows, dead)
+    header = FrameHeader(
+        "fraud", "payments", 3, first, last, len(decided), len(dead), count, duplicates=len(duplicates)
+    )
+    return Frame(header, STAGES, rows, dead, duplicates)
 
 
 def through_the_log(sent: Frame) -> Frame:
@@ -85,7 +90,7 @@ places = st.dictionaries(st.text("ab.", min_size=1, max_size=3), st.sampled_from
 @st.composite
 def frames(draw: st.DrawFn) -> Frame:
     first = draw(st.integers(0, 2**62))
-    fates = draw(st.text("dr-", max_size=12))
+    fates = draw(st.text("drlx-", max_size=12))
     decided = first + np.array([at for at, fate in enumerate(fates) if fate == "d"], dtype=np.int64)
     rows = len(decided)
     seeds = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 10**6, rows)
@@ -93,17 +98,32 @@ def frames(draw: st.DrawFn) -> Frame:
     columns = [{name: COLUMNS[kind](seeds) for name, kind in draw(places).items()} for _ in range(3)]
     dead = [
         DeadLetter(
-            first + at, at - 1, "reason" * at, *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")]))
+            first + at,
+            at - 1,
+            "reason" * at,
+            *draw(st.sampled_from([(None, None), (b"", b""), (b"\xff", b"{")])),
+            LATE if fate == "l" else draw(st.sampled_from(["parse", "other"])),
+            *draw(st.sampled_from([(), ((("h", None), ("h", b"\xff")), 3, "line 1\nline 2")])),
         )
         for at, fate in enumerate(fates)
-        if fate == "r"
+        if fate in "rl"
     ]
+    duplicates = [first + at for at, fate in enumerate(fates) if fate == "x"]
     header = FrameHeader(
-        "fraud", "payments", 3, first, first + max(0, len(fates) - 1), rows, len(dead), rows - actions.count(None)
+        "fraud",
+        "payments",
+        3,
+        first,
+        first + max(0, len(fates) - 1),
+        rows,
+        len(dead),
+        rows - actions.count(None),
+        duplicates=len(duplicates),
+        late=fates.count("l"),
     )
     versions = draw(st.dictionaries(st.sampled_from(["risk", "value"]), st.sampled_from(["", "v1"])))
     reasons = (seeds % 3).astype(np.int8)
-    return Frame(header, STAGES, Decided(decided, seeds, *columns, reasons, actions, versions), dead)
+    return Frame(header, STAGES, Decided(decided, seeds, *columns, reasons, actions, versions), dead, duplicates)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -113,6 +133,7 @@ def test_a_frame_comes_back_from_the_log_as_it_was_written(sent: Frame) -> None:
     assert read.header == sent.header
     assert read.stages == sent.stages
     assert list(read.rejected) == list(sent.rejected)
+    assert list(read.duplicates) == list(sent.duplicates)
     assert list(read.decided.actions) == list(sent.decided.actions)
     assert read.decided.versions == sent.decided.versions
     for name in ("offsets", "append_ms", "reasons"):
@@ -137,11 +158,14 @@ def test_a_frame_that_is_too_large_becomes_several_that_say_the_same(sent: Frame
         assert decode_header([each.field]) == each.header
     read = [decode_frame(each.header, each.value) for each in parts]
     for part in read:
-        outcomes = [*part.decided.offsets, *(letter.offset for letter in part.rejected)]
+        outcomes = [*part.decided.offsets, *(letter.offset for letter in part.rejected), *part.duplicates]
         assert all(part.header.first <= offset <= part.header.last for offset in outcomes)
         assert (part.header.decided, part.header.rejected) == (len(part.decided.offsets), len(part.rejected))
+        late = sum(letter.cause == LATE for letter in part.rejected)
+        assert (part.header.late, part.header.duplicates) == (late, len(part.duplicates))
         assert (part.stages, part.decided.versions) == (sent.stages, sent.decided.versions)
     assert [letter for part in read for letter in part.rejected] == list(sent.rejected)
+    assert [offset for part in read for offset in part.duplicates] == list(sent.duplicates)
     assert [action for part in read for action in part.decided.actions] == list(sent.decided.actions)
     for name in ("offsets", "append_ms", "reasons"):
         joined = np.concatenate([getattr(part.decided, name) for part in read])
@@ -157,6 +181,16 @@ def test_the_parts_of_a_frame_know_their_own_actions_and_times() -> None:
     parts = [each.header for each in encode_within(frame(0, 9, [1, 3, 5, 7], actions=actions), 0)]
     assert [(each.first, each.last, each.actions) for each in parts] == [(0, 2, 2), (3, 4, 0), (5, 6, 1), (7, 9, 0)]
     assert [(each.oldest_ms, each.newest_ms) for each in parts] == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_a_frame_from_before_there_were_duplicates_is_read_as_one_without() -> None:
+    header, value = encode_frame(frame(5, 7, [5, 7], [6]))
+    columns, dead, _ = msgspec.msgpack.decode(value)
+    old_header = msgspec.msgpack.encode(msgspec.msgpack.decode(header[1])[:10])
+    letters = [{name: each for name, each in letter.items() if name != "cause"} for letter in dead]
+    read = decode_frame(decode_header([(HEADER, old_header)]), msgspec.msgpack.encode([columns, letters]))
+    assert (read.header.duplicates, read.header.late, list(read.duplicates)) == (0, 0, [])
+    assert [(each.offset, each.cause) for each in read.rejected] == [(6, "other")]
 
 
 def test_numbers_are_views_of_the_record_and_nothing_is_copied() -> None:
@@ -182,11 +216,11 @@ def test_a_torn_frame_is_an_error_that_names_its_place() -> None:
 
 def test_columns_torn_inside_a_whole_record_are_an_error() -> None:
     header, value = encode_frame(frame(5, 7, [5, 7], [6], scores={"risk": np.ones(2)}))
-    columns, dead = msgspec.msgpack.decode(value)
+    columns, *others = msgspec.msgpack.decode(value)
     end_of_stream = 8
     for cut in range(len(columns) - end_of_stream):
         with pytest.raises(LogError, match="cannot be read"):
-            decode_frame(decode_header([header]), msgspec.msgpack.encode([columns[:cut], dead]))
+            decode_frame(decode_header([header]), msgspec.msgpack.encode([columns[:cut], *others]))
 
 
 def test_columns_of_something_else_are_an_error() -> None:
@@ -223,9 +257,9 @@ def logs(draw: st.DrawFn) -> list[Frame]:
     for at in range(draw(st.integers(0, 8))):
         first = draw(st.integers(0, end))
         last = first + draw(st.integers(0, 6))
-        fates = draw(st.text("dr-", min_size=last - first + 1, max_size=last - first + 1))
-        offsets = {fate: [first + row for row, each in enumerate(fates) if each == fate] for fate in "dr"}
-        log.append(frame(first, last, offsets["d"], offsets["r"], label=str(at)))
+        fates = draw(st.text("drx-", min_size=last - first + 1, max_size=last - first + 1))
+        offsets = {fate: [first + row for row, each in enumerate(fates) if each == fate] for fate in "drx"}
+        log.append(frame(first, last, offsets["d"], offsets["r"], label=str(at), duplicates=offsets["x"]))
         end = max(end, last + 1)
     return log
 
@@ -238,6 +272,7 @@ def applied_by_cursor(log: list[Frame], cursor: Cursor) -> list[tuple[int, str, 
         label = each.decided.versions["risk"]
         applied += [(int(at), "decided", label) for at in each.decided.offsets[cursor.new_rows(each)]]
         applied += [(dead.offset, "rejected", dead.reason) for dead in cursor.new_dead_letters(each)]
+        applied += [(offset, "duplicate", label) for offset in cursor.new_duplicates(each)]
         cursor.advance(each.header)
     return applied
 
@@ -251,6 +286,7 @@ def first_copies(log: list[Frame], after: int) -> list[tuple[int, str, str]]:
         label = each.decided.versions["risk"]
         found += [(int(at), "decided", label) for at in each.decided.offsets if int(at) in covered]
         found += [(dead.offset, "rejected", dead.reason) for dead in each.rejected if dead.offset in covered]
+        found += [(offset, "duplicate", label) for offset in each.duplicates if offset in covered]
         seen |= covered
     return found
 

@@ -13,7 +13,19 @@ from app.operate.cli import COMMANDS, main
 STATUS = {
     "pipeline": "fraud",
     "ready": False,
-    "partitions": [],
+    "partitions": [
+        {
+            "partition": 0,
+            "offset": 5,
+            "end_offset": 5,
+            "lag": 0,
+            "watermark_ms": None,
+            "keys": 1,
+            "worker": "stream-a",
+            "checkpoint_error": "checkpoint c is not written: No space left on device; make room there",
+        }
+    ],
+    "workers": [{"id": "stream-a", "error": "payments/1: its checkpoint has no state of CardHistory"}],
     "throughput": {"events_per_s": 1.0, "decisions_per_s": 1.0},
     "totals": {"events": 2},
     "stages": {},
@@ -71,7 +83,10 @@ def test_status_prints_what_the_pipeline_says(url: str, capsys: pytest.CaptureFi
     assert main(["status", "--pipeline", "fraud", "--url", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == STATUS
     assert main(["status", "--pipeline", "fraud", "--url", url]) == 0
-    assert capsys.readouterr().out.startswith("fraud: not ready\n")
+    out = capsys.readouterr().out
+    assert out.startswith("fraud: not ready\n")
+    assert "partition 0: checkpoint c is not written: No space left on device; make room there\n" in out
+    assert "worker stream-a: payments/1: its checkpoint has no state of CardHistory\n" in out
 
 
 def test_status_of_an_unknown_pipeline_says_what_was_answered(url: str, capsys: pytest.CaptureFixture[str]) -> None:

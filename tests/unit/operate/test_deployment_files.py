@@ -15,6 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from app.api.metrics import render
 from app.latency import STAGES, Histogram
 from app.operate.config_file import read_config
+from app.runtime.roster import COUNTS
 
 ROOT = Path(__file__).parents[3]
 STRINGS = {"type": "array", "items": {"type": "string"}}
@@ -113,13 +114,15 @@ def test_every_requirement_is_pinned() -> None:
 
 def a_status() -> dict[str, Any]:
     spread = {"count": 1, "p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
-    partition = {"partition": 0, "lag": 0, "offset": 1, "watermark_ms": 1, "keys": 1, "state_bytes": 1}
+    numbers = ("lag", "offset", "watermark_ms", "keys", "state_bytes", "checkpoint_age_ms", "checkpoint_bytes")
+    partition = {"partition": 0, **dict.fromkeys(numbers, 1)}
     return {
         "pipeline": "fraud",
         "ready": True,
-        "totals": {"events": 1, "decisions": 1, "dead_letters": 0, "actions": 0, "fallbacks": 0},
+        "totals": dict.fromkeys(COUNTS, 0),
+        "breakers": [{"model": "risk", "worker": "stream-1", "state": "open"}],
         "partitions": [partition],
-        "sinks": [{"sink": "holds", "partition": 0, "lag": 0}],
+        "sinks": [{"sink": "holds", "partition": 0, "lag": 0, "retries": 0, "breaker": "closed"}],
         "workers": [{"kind": "stream"}],
         "stages": {stage: {**spread, "budget_ms": 10, "alert": False} for stage in STAGES},
         "histograms": {stage: Histogram().to_dict() for stage in STAGES},

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -12,8 +13,9 @@ import pytest
 
 from app.config import PipelineArgs
 from app.errors import LogError
-from app.log.frame import DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
-from app.operate.decisions import parse_since, read_decisions, summarize
+from app.log.frame import LATE, DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
+from app.operate.decisions import read_decisions, summarize
+from app.operate.options import parse_when
 from app.operate.outcomes import Start, count_outcomes, mark_start
 from app.testing.clock import Clock
 from app.testing.kafka import MemoryConsumer, MemoryKafka
@@ -29,11 +31,21 @@ ARGS = PipelineArgs.load(
 HELD = msgspec.json.encode([{"type": "Hold", "payment": "p", "risk": 0.5}])
 
 
-def log_frame(broker: MemoryKafka, first: int, last: int, *, risk: float = 0.25, rejected: int = -1) -> None:
-    """Logs offsets `first` to `last` of partition 0 as decided, odd ones with an action, one perhaps rejected."""
-    offsets = np.array([each for each in range(first, last + 1) if each != rejected])
+def log_frame(
+    broker: MemoryKafka,
+    first: int,
+    last: int,
+    *,
+    risk: float = 0.25,
+    rejected: int = -1,
+    late: int = -1,
+    duplicates: Sequence[int] = (),
+) -> None:
+    """Logs offsets `first` to `last` of partition 0 as decided, odd ones with an action; some as something else."""
+    offsets = np.array([each for each in range(first, last + 1) if each not in (rejected, late, *duplicates)])
     actions = [HELD if offset % 2 else None for offset in offsets]
     letters = [DeadLetter(rejected, 5, "no event", None, b"x")] if rejected >= 0 else []
+    letters += [DeadLetter(late, 5, "late", None, b"x", LATE)] if late >= 0 else []
     header = FrameHeader(
         "fraud", "payments", 0, first, last, len(offsets), len(letters), sum(each is not None for each in actions)
     )
@@ -49,7 +61,7 @@ def log_frame(broker: MemoryKafka, first: int, last: int, *, risk: float = 0.25,
         versions={"risk": "v1"},
     )
     stages = Stages(1.0, 2.0, 3.0, 4.0, 5.0)
-    header_field, value = encode_frame(Frame(header, stages, decided, letters))
+    header_field, value = encode_frame(Frame(header, stages, decided, letters, duplicates))
     broker.append("fraud.decisions", 0, value, headers=[header_field])
 
 
@@ -121,15 +133,15 @@ def test_since_leaves_out_what_was_logged_before_and_second_copies_of_it(broker:
 
 
 def test_since_is_a_duration_or_a_time() -> None:
-    assert parse_since("10m") == pytest.approx(time.time() * 1000 - 600_000, abs=5_000)
+    assert parse_when("10m") == pytest.approx(time.time() * 1000 - 600_000, abs=5_000)
     instant = datetime(2026, 1, 31, 12, tzinfo=UTC).timestamp() * 1000
-    assert parse_since("2026-01-31T12:00") == parse_since("2026-01-31T13:00+01:00") == instant
+    assert parse_when("2026-01-31T12:00") == parse_when("2026-01-31T13:00+01:00") == instant
 
 
 @pytest.mark.parametrize("text", ["yesterday", "10min", "-5m", ""])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=re.escape(f"{text!r} is no time; write 10m or 2026-")):
-        parse_since(text)
+        parse_when(text)
 
 
 def test_outcomes_count_each_record_of_the_run_once(broker: MemoryKafka) -> None:
@@ -138,15 +150,21 @@ def test_outcomes_count_each_record_of_the_run_once(broker: MemoryKafka) -> None
     log_frame(broker, 0, 1)
     start = mark_start(MemoryConsumer(broker), ARGS)
     assert start == Start({0: 4}, {0: 1})
-    log_frame(broker, 2, 6, rejected=5)
-    log_frame(broker, 3, 7, rejected=5)
+    log_frame(broker, 2, 10, rejected=5, late=6, duplicates=[3, 7, 10])
+    log_frame(broker, 3, 12, rejected=5, late=6, duplicates=[3, 7, 10, 12])
     outcomes = count_outcomes(MemoryConsumer(broker), ARGS, start)
-    assert (outcomes.decisions, outcomes.dead_letters, outcomes.actions) == (3, 1, 1)
-    assert outcomes.through == {0: 7}
+    assert outcomes._asdict() == {
+        "decisions": 4,
+        "dead_letters": 2,
+        "duplicates": 3,
+        "late": 1,
+        "actions": 2,
+        "through": {0: 12},
+    }
 
 
 def test_before_anything_is_logged_nothing_is_counted(broker: MemoryKafka) -> None:
     broker.append("payments", 0, b"before")
     log_frame(broker, 0, 0)
     start = mark_start(MemoryConsumer(broker), ARGS)
-    assert count_outcomes(MemoryConsumer(broker), ARGS, start) == (0, 0, 0, {0: 0})
+    assert count_outcomes(MemoryConsumer(broker), ARGS, start) == (0, 0, 0, 0, 0, {0: 0})

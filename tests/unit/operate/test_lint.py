@@ -11,6 +11,7 @@ import pytest
 from app.operate.cli import main
 from app.operate.config_file import read_config
 from app.operate.lint import lint
+from app.runtime.scaling import Limits, ScaleByLag
 
 CONFIG = Path(__file__).parents[3] / "config"
 Config = dict[str, Any]
@@ -35,6 +36,24 @@ def test_the_shipped_configs_are_well(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CHECKPOINTS", "s3://bucket/checkpoints")
     monkeypatch.setenv("FRAUD_DB", "postgresql://fraud@db/fraud")
     assert lint(read_config(CONFIG / name)) == []
+
+
+def test_the_scaling_by_lag_that_is_shown_beside_the_replicas_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", "kafka:9092")
+    monkeypatch.setenv("CHECKPOINTS", "s3://bucket/checkpoints")
+    before, text = (CONFIG / "fraud.gpu.yaml").read_text().split("        num_replicas: 8\n")
+    shown, behind = text.split("        max_queued_requests", 1)
+    _, shown = shown.split("        # autoscaling_config:", 1)
+    shown = f"        autoscaling_config:{shown.replace('        # ', '        ')}"
+    file = tmp_path / "fraud.gpu.yaml"
+    file.write_text(f"{before}{shown}        max_queued_requests{behind}")
+    config = read_config(file)
+    policy = deployment(config, "StreamWorker")["autoscaling_config"]["policy"]
+    assert policy["policy_function"] == LAG
+    assert ScaleByLag(**policy["policy_kwargs"]).limits == Limits()
+    assert lint(config) == []
 
 
 UNKNOWN_KEYS: list[tuple[Callable[[Config], Config], str, str]] = [
@@ -102,6 +121,8 @@ def set_value(*path: str | int, value: object) -> Callable[[Config], None]:
 
 
 APP: tuple[str | int, ...] = ("applications", 0)
+SCALING = (*APP, "deployments", 2, "autoscaling_config")
+LAG = "app.runtime.scaling:ScaleByLag"
 WRONG_VALUES: list[tuple[Callable[[Config], None], str]] = [
     (set_value("http_options", "port", value="eighty"), "http_options.port is 'eighty'; it should be a valid integer"),
     (set_value("proxy_location", value="Somewhere"), "proxy_location is 'Somewhere'; it should be"),
@@ -157,6 +178,18 @@ WRONG_VALUES: list[tuple[Callable[[Config], None], str]] = [
     (
         set_value(*APP, "deployments", 2, "autoscaling_config", "target_ongoing_requests", value=-4),
         "applications[0].deployments[2].autoscaling_config.target_ongoing_requests is -4; it should be greater than 0",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": "app.runtime.scalin:ScaleByLag"}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_function is 'app.runtime.scalin:",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": LAG, "policy_kwargs": {"catchup_s": 3}}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_kwargs: nothing is called 'catchup_s' here",
+    ),
+    (
+        set_value(*SCALING, "policy", value={"policy_function": LAG, "policy_kwargs": {"behind_s": "2s"}}),
+        "applications[0].deployments[2].autoscaling_config.policy.policy_kwargs: behind_s is '2s'; write a",
     ),
     (
         set_value(*APP, "deployments", 4, "user_config", value={"pace": 3}),

@@ -63,6 +63,7 @@ def a_status(**changes: Any) -> dict[str, Any]:
                 "lag": 0,
                 "watermark_ms": 0,
                 "keys": 3,
+                "checkpoint_error": None,
             },
             {
                 "partition": 1,
@@ -72,10 +73,20 @@ def a_status(**changes: Any) -> dict[str, Any]:
                 "lag": 0,
                 "watermark_ms": None,
                 "keys": 0,
+                "checkpoint_error": "no space",
             },
         ],
+        "workers": [{"id": "stream-a", "error": None}, {"id": "stream-b", "error": "payments/2 is refused"}],
         "throughput": {"events_per_s": 100.4, "decisions_per_s": 99.6},
-        "totals": {"events": 10, "decisions": 9, "dead_letters": 1, "actions": 2, "fallbacks": 0},
+        "totals": {
+            "events": 10,
+            "decisions": 9,
+            "dead_letters": 1,
+            "actions": 2,
+            "fallbacks": 0,
+            "duplicates": 0,
+            "late": 0,
+        },
         "stages": {"end_to_end": {**latency, "last_minute": latency}},
         "sinks": [
             {"sink": "holds", "partition": 0, "applied": 9, "lag": 0, "error": None},
@@ -109,10 +120,13 @@ def test_the_status_line_says_throughput_lag_latency_holds_and_dead_letters() ->
 
 
 def test_the_summary_is_about_the_events_of_the_run() -> None:
-    assert summarize(10, Outcomes(9, 1, 2, {0: 9, 1: -1}), a_status()) == {
-        "events": 10,
+    outcomes = Outcomes(decisions=9, dead_letters=2, duplicates=3, late=1, actions=2, through={0: 13, 1: -1})
+    assert summarize(14, outcomes, a_status()) == {
+        "events": 11,
         "decisions": 9,
-        "dead_letters": 1,
+        "dead_letters": 2,
+        "duplicates": 3,
+        "late": 1,
         "actions": 2,
         "p50_ms": 21.5,
         "p99_ms": 55.5,
@@ -121,9 +135,15 @@ def test_the_summary_is_about_the_events_of_the_run() -> None:
 
 
 def test_a_status_in_words_has_a_line_for_each_part() -> None:
-    lines = list(describe(a_status()))
+    failing = {"sink": "cases", "partition": 0, "lag": 7, "retries": 3, "breaker": "closed", "error": "answered 500"}
+    away = {**failing, "partition": 1, "breaker": "half-open", "error": "out of reach"}
+    status = a_status()
+    lines = list(describe(status | {"sinks": [failing, away, *status["sinks"]]}))
     assert lines[0] == "fraud: ready"
     assert lines[3] == "partition 0: offset 10 of 10, lag 0, watermark 1970-01-01T00:00:00+00:00, 3 keys, stream-a"
+    assert lines[5:7] == ["partition 1: no space", "worker stream-b: payments/2 is refused"]
+    assert lines[-4] == "sink cases[0]: lag 7, 3 retries: answered 500"
+    assert lines[-3] == "sink cases[1]: lag 7, away, 3 retries: out of reach"
     assert lines[-1] == "sink holds[1]: lag None"
 
 

@@ -1,7 +1,9 @@
 """The loop of a stream worker, over logs in memory: crashes, hand-overs, failing models, back-pressure."""
 
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,13 +17,13 @@ from hypothesis import strategies as st
 
 from app.actions.action import Action
 from app.config import WorkerTuning
-from app.errors import InferenceError
+from app.errors import InferenceError, StoreError
 from app.event import Columns, Event
 from app.features import Features, count, total
 from app.latency import StageLatency
 from app.log.frame import REASONS, Cursor, decode_frame, decode_header
 from app.pipeline import Pipeline
-from app.runtime.checkpoint import CheckpointStore
+from app.runtime.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from app.runtime.loop import Parts, StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
@@ -64,10 +66,10 @@ def rules(payment: Payment, card: CardHistory) -> Iterator[Action]:
         yield Hold(payment.id)
 
 
-def pipeline(*, fallback: bool = False) -> Pipeline[Payment]:
+def pipeline(*, fallback: bool = False, features: type[Features] = CardHistory) -> Pipeline[Payment]:
     return Pipeline(
         source=Payment,
-        features=[CardHistory],
+        features=[features],
         models={"risk": RiskModel},
         decide=decide,
         fallback=rules if fallback else None,
@@ -76,6 +78,24 @@ def pipeline(*, fallback: bool = False) -> Pipeline[Payment]:
 
 def risk(columns: Columns) -> Columns:
     return {"risk": columns["amount"] * columns["payments"]}
+
+
+class Store(CheckpointStore):
+    """Checkpoints in a place that can be away, or full."""
+
+    away = full = False
+    tries = 0
+
+    def save(self, checkpoint: Checkpoint) -> int:
+        self.tries += 1
+        if self.away or self.full:
+            raise StoreError(f"checkpoint {checkpoint.position.offset} is not written: no space")
+        return super().save(checkpoint)
+
+    def load(self, topic: str, partition: int) -> Iterator[Checkpoint | CheckpointError]:
+        if self.away:
+            raise StoreError("the checkpoints cannot be listed: nobody there")
+        return super().load(topic, partition)
 
 
 @dataclass
@@ -98,11 +118,13 @@ class World:
         max_batch: int = 100,
         checkpoint: str = "1ms",
         hold: bool = False,
+        features: type[Features] = CardHistory,
+        deduplicate_ms: int | None = 2 * HOUR_MS,
     ) -> StreamLoop[Payment]:
-        declared = pipeline(fallback=fallback)
-        task_settings = TaskSettings("fraud", "payments", allowed_lateness_ms=HOUR_MS, max_ahead_ms=10**12)
-        store = CheckpointStore(str(self.folder), "fraud")
-        opener = TaskOpener(declared, task_settings, "decisions", store, "earliest", MemoryConsumer(self.broker))
+        declared = pipeline(fallback=fallback, features=features)
+        task_settings = TaskSettings("fraud", "payments", HOUR_MS, 10**12, deduplicate_ms)
+        self.store = Store(str(self.folder), "fraud")
+        opener = TaskOpener(declared, task_settings, "decisions", self.store, "earliest", MemoryConsumer(self.broker))
         self.models = InlineModels(predict)
         self.log = MemoryProducer(self.broker, hold=hold)
         parts = Parts(
@@ -120,10 +142,12 @@ class World:
         self.now_ms += 7
         return self.now_ms
 
-    def pay(self, partition: int, card: str, amount: float, time_ms: int, key: str | None = None) -> None:
+    def pay(
+        self, partition: int, card: str, amount: float, time_ms: int, key: str | None = None, event_id: str = ""
+    ) -> None:
         self.append(
             partition,
-            {"id": f"{len(self.payments(partition))}", "time": time_ms, "card": card, "amount": amount},
+            {"id": event_id or f"{len(self.payments(partition))}", "time": time_ms, "card": card, "amount": amount},
             key or card,
         )
 
@@ -156,6 +180,9 @@ class World:
             for dead in cursor.new_dead_letters(frame):
                 assert dead.offset not in found
                 found[dead.offset] = {"dead": dead.reason, "value": dead.value}
+            for offset in cursor.new_duplicates(frame):
+                assert offset not in found
+                found[offset] = {"duplicate": True}
             cursor.advance(header)
         return found
 
@@ -230,6 +257,7 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                 st.sampled_from(["a", "b"]),
                 st.sampled_from([1.0, 2.5, 13.0, 40.0]),
                 st.integers(0, 90).map(lambda minute: START_MS + minute * 60_000),
+                st.sampled_from(["", "", "", "copied", "copied too"]),
             ),
             min_size=1,
             max_size=40,
@@ -237,8 +265,8 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
     )
     with TemporaryDirectory() as folder:
         world = World(Path(folder))
-        for card, amount, time_ms in payments:
-            world.pay(0, card, amount, time_ms)
+        for card, amount, time_ms, event_id in payments:
+            world.pay(0, card, amount, time_ms, event_id=event_id)
         for _ in range(data.draw(st.integers(0, 4), label="crashes")):
             doomed = world.worker(
                 max_batch=data.draw(st.integers(1, 7)),
@@ -252,13 +280,16 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                     world.log.flush(0)
         run(world.worker(max_batch=data.draw(st.integers(1, 7))), world)
         found = world.outcomes(0)
-        late = _late(payments)
+        late, copies = _late_and_copies(payments)
         assert sorted(found) == list(range(len(payments)))
-        kept = [(card, amount, time_ms) for at, (card, amount, time_ms) in enumerate(payments) if at not in late]
+        kept = [payment[:3] for at, payment in enumerate(payments) if at not in late | copies]
         answers = iter(oracle(kept))
-        for at, (_, amount, _) in enumerate(payments):
+        for at, (_, amount, _, _) in enumerate(payments):
             if at in late:
                 assert found[at]["dead"].startswith("late")
+                continue
+            if at in copies:
+                assert found[at] == {"duplicate": True}
                 continue
             answer = next(answers)
             if amount == 13:
@@ -267,13 +298,47 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
                 assert (found[at]["payments"], found[at]["spent"]) == answer
 
 
-def _late(payments: list[tuple[str, float, int]]) -> set[int]:
-    late, highest = set(), 0
-    for at, (_, _, time_ms) in enumerate(payments):
-        if time_ms < highest - HOUR_MS:
+def _late_and_copies(payments: list[tuple[str, float, int, str]]) -> tuple[set[int], set[int]]:
+    """All lie within two hours, so that no id is forgotten."""
+    late, copies, highest = set(), set(), 0
+    seen: set[str] = set()
+    for at, (_, _, time_ms, event_id) in enumerate(payments):
+        if event_id in seen:
+            copies.add(at)
+        elif time_ms < highest - HOUR_MS:
             late.add(at)
+        elif event_id:
+            seen.add(event_id)
         highest = max(highest, time_ms)
-    return late
+    return late, copies
+
+
+def test_every_event_is_a_decision_or_a_dead_letter_and_copies_are_counted_for_themselves(world: World) -> None:
+    world.pay(0, "c", 1, START_MS + 2 * HOUR_MS, event_id="a")
+    world.append(0, b"{broken", "c")
+    world.pay(0, "c", 1, START_MS, event_id="b")
+    world.pay(0, "c", 13, START_MS + 2 * HOUR_MS, event_id="c")
+    for event_id in ("a", "a", "c"):
+        world.pay(0, "c", 1, START_MS + 2 * HOUR_MS, event_id=event_id)
+    loop = world.worker(max_batch=3)
+    run(loop, world)
+    totals = loop.totals
+    assert (totals.decisions, totals.dead_letters, totals.late, totals.duplicates) == (1, 3, 1, 3)
+    assert totals.events == totals.decisions + totals.dead_letters
+
+
+def test_a_copy_of_an_event_from_before_a_restart_is_a_duplicate(world: World) -> None:
+    world.pay(0, "c", 1, START_MS, event_id="a")
+    loop = world.worker(checkpoint="1h")
+    run(loop, world)
+    loop.drain()
+    world.pay(0, "c", 1, START_MS, event_id="a")
+    world.pay(0, "c", 1, START_MS, event_id="b")
+    second = world.worker()
+    run(second, world)
+    assert (second.totals.events, second.totals.duplicates) == (1, 1)
+    assert world.outcomes(0)[1] == {"duplicate": True}
+    assert world.outcomes(0)[2]["payments"] == 2
 
 
 def test_what_is_decided_already_calls_no_model_again(world: World) -> None:
@@ -310,7 +375,7 @@ def test_the_fallback_decides_when_the_model_fails_and_the_decision_says_so(worl
     for at in range(5):
         world.pay(0, "c", 13, START_MS + at)
     run(world.worker(predict=broken, fallback=True), world)
-    assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback"] * 5
+    assert [each["reason"] for each in world.outcomes(0).values()] == ["fallback-failed"] * 5
     assert [each["holds"] for each in world.outcomes(0).values()] == [0, 0, 0, 1, 1]
 
 
@@ -413,7 +478,9 @@ def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
 
 def test_a_micro_batch_of_wide_events_is_logged_in_records_that_every_topic_takes(world: World) -> None:
     for number in range(40):
-        world.append(0, {"id": "x" * 100_000, "time": START_MS, "card": "c", "amount": float(number)}, "c")
+        world.append(
+            0, {"id": f"{number}-" + "x" * 100_000, "time": START_MS, "card": "c", "amount": float(number)}, "c"
+        )
     run(world.worker(), world)
     stored = world.broker.logs[TopicPartition("decisions", 0)]
     assert max(len(each.value or b"") for each in stored) < 1_000_000
@@ -435,3 +502,150 @@ def test_the_loop_pauses_between_small_micro_batches_and_not_in_a_backlog(
     assert (len(world.outcomes(0)) == rows + 1) is at_once
     world.now_ms += 50
     run(loop, world)
+
+
+def steps(loop: StreamLoop[Payment], number: int) -> None:
+    for _ in range(number):
+        loop.step()
+
+
+def pay_and_decide(world: World, loop: StreamLoop[Payment], payments: int = 1) -> None:
+    for _ in range(payments):
+        world.pay(0, "c", 1, START_MS + len(world.payments(0)))
+    run(loop, world)
+
+
+def test_a_store_that_is_full_delays_checkpoints_is_reported_and_stops_no_event(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = world.worker()
+    pay_and_decide(world, loop)
+    steps(loop, 5)
+    [good] = loop.standing()
+    assert good["checkpoint_error"] is None
+    assert good["checkpoint_bytes"] > 0
+    assert good["checkpoint_age_ms"] < 200
+    world.store.full = True
+    pay_and_decide(world, loop, 40)
+    steps(loop, 1_000)
+    [bad] = loop.standing()
+    assert bad["offset"] == 41
+    assert bad["checkpoint_error"].startswith("checkpoint 41 is not written: no space")
+    assert bad["checkpoint_age_ms"] > 7_000
+    assert bad["checkpoint_bytes"] == good["checkpoint_bytes"]
+    world.store.full = False
+    with caplog.at_level(logging.INFO, logger="ray.serve"):
+        steps(loop, 10_000)
+    [well] = loop.standing()
+    assert (well["checkpoint_error"], well["checkpoint_age_ms"] < 200) == (None, True)
+    assert "the checkpoint of partition 0 is written again, after" in caplog.text
+    again = world.worker()
+    again.give([0])
+    steps(again, 3)
+    assert again.standing()[0]["offset"] == 41
+    assert again.totals.events == 0
+
+
+def test_a_disk_that_is_full_delays_checkpoints_and_nothing_else(small_disk: Path) -> None:
+    world = World(small_disk)
+    loop = world.worker()
+    pay_and_decide(world, loop)
+    hog = small_disk / "hog"
+    with suppress(OSError), hog.open("wb") as file:
+        file.write(bytes(2_000_000))
+    pay_and_decide(world, loop, 40)
+    steps(loop, 100)
+    [full] = loop.standing()
+    assert (full["offset"], full["lag"]) == (41, 0)
+    assert "No space left on device; make room there" in full["checkpoint_error"]
+    hog.unlink()
+    steps(loop, 10_000)
+    assert loop.standing()[0]["checkpoint_error"] is None
+    assert {path.suffix for path in small_disk.rglob("*") if path.is_file()} == {".safetensors"}
+    newest = next(world.store.load("payments", 0))
+    assert isinstance(newest, Checkpoint)
+    assert newest.position.offset == 41
+
+
+def test_a_full_store_is_asked_less_and_less_often(world: World) -> None:
+    loop = world.worker()
+    pay_and_decide(world, loop)
+    steps(loop, 5)
+    world.store.full = True
+    world.store.tries = 0
+    pay_and_decide(world, loop)
+    began_ms = world.now_ms
+    while world.now_ms < began_ms + 300_000:
+        loop.step()
+    assert 8 <= world.store.tries <= 11  # after 0, 1, 3, 7, 15, 31, 63, 123, 183, 243 s
+
+
+def test_nothing_to_write_is_no_old_checkpoint(world: World) -> None:
+    loop = world.worker()
+    pay_and_decide(world, loop)
+    steps(loop, 5)
+    world.now_ms += HOUR_MS
+    loop.step()
+    assert loop.standing()[0]["checkpoint_age_ms"] < 200
+
+
+def test_a_partition_is_opened_when_its_store_is_back_and_until_then_the_worker_says_why(world: World) -> None:
+    world.pay(0, "c", 1, START_MS)
+    loop = world.worker()
+    world.store.away = True
+    loop.give([0])
+    steps(loop, 2_000)
+    assert (loop.standing(), loop.opening_error) == ([], "the checkpoints cannot be listed: nobody there")
+    world.store.away = False
+    steps(loop, 10_000)
+    assert [row["offset"] for row in loop.standing()] == [1]
+    assert loop.opening_error is None
+
+
+def test_a_partition_that_is_given_to_another_worker_is_no_longer_complained_of(world: World) -> None:
+    world.pay(0, "c", 1, START_MS)
+    loop = world.worker()
+    world.store.away = True
+    loop.give([0])
+    steps(loop, 3)
+    loop.give([])
+    steps(loop, 1)
+    assert loop.opening_error is None
+
+
+@pytest.mark.parametrize("leave", ["drain", "hand over"])
+def test_a_full_store_holds_up_no_worker_that_leaves_and_the_next_one_replays(world: World, leave: str) -> None:
+    loop = world.worker(checkpoint="1h")
+    pay_and_decide(world, loop, 20)
+    world.store.full = True
+    if leave == "drain":
+        loop.drain()
+    else:
+        loop.give([])
+        steps(loop, 50)
+        assert loop.partitions == []
+    second = world.worker()
+    pay_and_decide(world, second)
+    assert world.models.rows_asked == 1
+    assert world.outcomes(0)[20]["payments"] == 21
+
+
+def test_changed_features_are_rebuilt_and_what_is_decided_calls_no_model_again(world: World) -> None:
+    class CardLately(Features, of=Payment, by="card"):
+        payments = count(last="10m")
+        spent = total("amount", last="2h")
+
+    payments = [(f"c{at % 2}", float(at), START_MS + at * 60_000) for at in range(60)]
+    for payment in payments[:50]:
+        world.pay(0, *payment)
+    first = world.worker()
+    run(first, world)
+    first.drain()
+    for payment in payments[50:]:
+        world.pay(0, *payment)
+    second = world.worker(features=CardLately)
+    run(second, world)
+    assert world.models.rows_asked == 10
+    found = world.outcomes(0)
+    assert [found[at]["payments"] for at in range(50, 60)] == [5] * 10
+    assert [found[at]["spent"] for at in range(50, 60)] == [sum(range(at % 2, at + 1, 2)) for at in range(50, 60)]

@@ -2,14 +2,16 @@
 
 import json
 import logging
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from app.errors import BrokerError, LogError
+from app.config import OnChange
+from app.errors import BrokerError, CheckpointError, LogError
 from app.event import Event
 from app.features import Features, count
 from app.log.frame import Decided, Frame, FrameHeader, Stages, encode_frame
@@ -37,6 +39,10 @@ class CardLately(Features, of=Payment, by="card"):
     lately = count(last="1m")
 
 
+class CardLife(Features, of=Payment, by="card"):
+    orders = count()
+
+
 class Kept(MemoryConsumer):
     """Reads logs whose beginning retention may have deleted."""
 
@@ -62,14 +68,16 @@ class World:
     def open(
         self,
         start: Literal["earliest", "latest"] = "earliest",
-        features: type[Features] = CardHistory,
+        features: Sequence[type[Features]] = (CardHistory,),
         lateness_ms: int = 3_600_000,
+        on_change: OnChange = "rebuild",
     ) -> Opened[Payment]:
-        consumer = Kept(self.broker)
+        self.consumer = consumer = Kept(self.broker)
         consumer.kept_from = self.kept_from
         settings = TaskSettings("fraud", "payments", lateness_ms, max_ahead_ms=10**12)
-        pipeline = Pipeline(source=Payment, features=[features])
-        return TaskOpener(pipeline, settings, "decisions", self.store, start, consumer).open(0)
+        pipeline = Pipeline(source=Payment, features=features)
+        opener = TaskOpener(pipeline, settings, "decisions", self.store, start, consumer, on_change)
+        return opener.open(0)
 
     def log(self, first: int, last: int) -> None:
         """Appends a frame that covers these offsets; nobody looks inside it here."""
@@ -90,14 +98,14 @@ class World:
     def saved(self) -> list[int]:
         return [each.position.offset for each in self.store.load("payments", 0) if isinstance(each, Checkpoint)]
 
-    def go_on(self, opened: Opened[Payment]) -> Frame | None:
+    def go_on(self, opened: Opened[Payment], features: Sequence[type[Features]] = (CardHistory,)) -> Frame | None:
         """Reads everything that is left, as the loop would."""
         consumer = MemoryConsumer(self.broker)
         consumer.assign({SOURCE: opened.task.next_offset})
         [records] = consumer.poll(1_000, 0)
         part = opened.task.admit(records)
         settings = TaskSettings("fraud", "payments")
-        pipeline = Pipeline(source=Payment, features=[CardHistory])
+        pipeline = Pipeline(source=Payment, features=features)
         return decide(pipeline, settings, part, Outcome({}, {}, "rules"), STAGES) if part else None
 
 
@@ -223,19 +231,6 @@ def test_a_source_decided_to_its_very_end_is_not_refused(world: World) -> None:
     assert standing(world.open()) == (0, 19, 1)
 
 
-@pytest.mark.parametrize("change", [{"features": CardLately}, {"lateness_ms": 60_000}])
-def test_a_checkpoint_of_other_features_or_lateness_is_told_and_rebuilt(
-    world: World, caplog: pytest.LogCaptureFixture, change: dict[str, Any]
-) -> None:
-    world.checkpoint(8, log_offset=0)
-    world.log(0, 9)
-    with caplog.at_level(logging.WARNING, logger="ray.serve"):
-        opened = world.open(**change)
-    assert "the checkpoint of payments[0] at offset 8 is of pipeline 'fraud' with features" in caplog.text
-    assert standing(opened) == (0, 9, 1)
-    assert opened.task.keys == 0
-
-
 def test_a_torn_checkpoint_is_told_and_the_older_one_taken(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,6 +241,156 @@ def test_a_torn_checkpoint_is_told_and_the_older_one_taken(
     with caplog.at_level(logging.WARNING, logger="ray.serve"):
         assert standing(world.open()) == (4, 3, 0)
     assert "is torn" in caplog.text
+
+
+def features_behind(world: World, opened: Opened[Payment], *features: type[Features]) -> dict[str, list[float]]:
+    frame = world.go_on(opened, features)
+    assert frame is not None
+    return {name: column.tolist() for name, column in frame.decided.features.items()}
+
+
+def test_a_class_that_is_added_is_rebuilt_from_the_source_and_the_others_keep_their_state(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.checkpoint(8, log_offset=0)
+    world.log(0, 9)
+    with caplog.at_level(logging.WARNING, logger="ray.serve"):
+        opened = world.open(features=[CardLife, CardHistory])
+    assert "payments/0: rebuilds the state of CardLife from offsets 0..7" in caplog.text
+    assert standing(opened) == (8, 9, 1)
+    assert world.consumer.positions == {}
+    found = features_behind(world, opened, CardLife, CardHistory)
+    assert found == {"orders": list(range(11, 21)), "payments": list(range(11, 21))}
+
+
+def test_a_class_that_is_removed_needs_no_reading(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.checkpoint(8, log_offset=0)
+    world.kept_from = {SOURCE: 8}
+    with caplog.at_level(logging.WARNING, logger="ray.serve"):
+        assert standing(world.open(features=[])) == (8, 7, 0)
+    assert caplog.text == ""
+
+
+def test_another_lateness_rebuilds_everything(world: World) -> None:
+    world.checkpoint(8, log_offset=0)
+    opened = world.open(lateness_ms=60_000)
+    assert features_behind(world, opened, CardHistory) == {"payments": list(range(9, 21))}
+
+
+def test_what_was_rebuilt_is_saved_at_once_so_that_no_crash_repeats_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.checkpoint(8, log_offset=0)
+    world.open(features=[CardLife])
+    caplog.clear()
+    world.kept_from = {SOURCE: 8}
+    with caplog.at_level(logging.WARNING, logger="ray.serve"):
+        opened = world.open(features=[CardLife])
+    assert caplog.text == ""
+    assert features_behind(world, opened, CardLife) == {"orders": list(range(9, 21))}
+
+
+def test_a_change_that_the_source_cannot_make_good_is_refused_by_name_with_the_remedy(world: World) -> None:
+    world.checkpoint(8, log_offset=0)
+    world.kept_from = {SOURCE: 5}
+    with pytest.raises(
+        CheckpointError,
+        match=r"payments/0: the state of CardLife and CardLately, which changed, cannot be rebuilt: records 0\.\.4, "
+        r"which its windows look back on, are deleted; undo the change, .*set checkpoints\.on_change to 'rebuild_part",
+    ):
+        world.open(features=[CardHistory, CardLife, CardLately])
+    assert world.saved() == [8, 0]
+
+
+def test_or_is_made_in_part_where_the_yaml_says_so_and_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.checkpoint(8, log_offset=0)
+    world.kept_from = {SOURCE: 5}
+    with caplog.at_level(logging.ERROR, logger="ray.serve"):
+        opened = world.open(features=[CardHistory, CardLife], on_change="rebuild_partly")
+    assert "the state of CardLife is rebuilt in part only: records 0..4, which its windows look back on" in caplog.text
+    found = features_behind(world, opened, CardHistory, CardLife)
+    assert found == {"payments": list(range(9, 21)), "orders": list(range(4, 16))}
+
+
+def test_a_window_that_the_source_still_holds_is_rebuilt_though_older_records_are_deleted(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.broker.logs[SOURCE].clear()
+    for minute in range(300):
+        record = {"id": str(minute), "time": START_MS + minute * 60_000, "card": "c"}
+        world.broker.append("payments", 0, json.dumps(record).encode(), b"c")
+    task = world.open().task
+    consumer = MemoryConsumer(world.broker)
+    consumer.assign({SOURCE: 0})
+    for _ in range(28):
+        task.admit(*consumer.poll(10, 0))
+        world.store.save(task.snapshot(0))
+    world.kept_from = {SOURCE: 200}  # the windows after offset 280 begin an hour of lateness and a minute before
+    opened = world.open(features=[CardLately])
+    assert standing(opened)[0] == 280
+    assert features_behind(world, opened, CardLately) == {"lately": [1.0] * 20}
+    with pytest.raises(CheckpointError, match="the state of CardHistory and CardLately, which changed, cannot be"):
+        world.open(features=[CardHistory, CardLately], lateness_ms=7_200_000)
+
+
+def test_a_change_is_refused_where_the_yaml_says_so(world: World) -> None:
+    world.checkpoint(8, log_offset=0)
+    with pytest.raises(
+        CheckpointError,
+        match=r"payments/0: its checkpoint at offset 8 has no state of CardLife as declared now, and "
+        r"checkpoints\.on_change is 'refuse'; undo the change, or set it to 'rebuild'",
+    ):
+        world.open(features=[CardHistory, CardLife], on_change="refuse")
+    assert standing(world.open(on_change="refuse")) == (8, 7, 0)
+
+
+def test_a_change_that_is_rolled_back_goes_on_from_the_checkpoint_before_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.checkpoint(8, log_offset=0)
+    changed = world.open(features=[CardLife]).task
+    consumer = MemoryConsumer(world.broker)
+    consumer.assign({SOURCE: 8})
+    changed.admit(*consumer.poll(4, 0))
+    world.store.save(changed.snapshot(0))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="ray.serve"):
+        assert standing(world.open()) == (8, 7, 0)
+    assert caplog.text == ""
+    world.kept_from = {SOURCE: 9}
+    with pytest.raises(CheckpointError, match=r"records 0\.\.8, which its windows look back on, are deleted"):
+        world.open()
+
+
+@pytest.mark.parametrize(
+    ("kept_from", "meaning"),
+    [
+        (0, "which it still holds whole: features come out as they were"),
+        (4, r"of which records 0\.\.3 are deleted: features know nothing of them, those with a window until"),
+    ],
+)
+def test_when_no_checkpoint_is_left_the_state_is_rebuilt_and_what_that_means_is_said_loudly(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture, kept_from: int, meaning: str
+) -> None:
+    world.checkpoint(8, log_offset=0)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    world.log(0, 9)
+    world.kept_from = {SOURCE: kept_from}
+    with caplog.at_level(logging.ERROR, logger="ray.serve"):
+        opened = world.open()
+    assert re.search(
+        f"payments/0: no checkpoint is left, so its state is rebuilt from the source, {meaning}", caplog.text
+    )
+    assert standing(opened) == (kept_from, 9, 1)
+    assert features_behind(world, opened, CardHistory) == {"payments": [at - kept_from for at in range(11, 21)]}
+
+
+def test_a_lost_pin_of_a_partition_that_began_at_the_latest_skips_nothing(world: World, tmp_path: Path) -> None:
+    world.open("latest")
+    [pin] = tmp_path.rglob("*.safetensors")
+    pin.write_bytes(b"")
+    world.broker.append("payments", 0, b"{}", b"c")
+    assert standing(world.open("latest")) == (0, -1, 0)
 
 
 def test_one_line_says_where_it_goes_on(world: World) -> None:

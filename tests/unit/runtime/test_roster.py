@@ -150,6 +150,18 @@ def test_action_workers_share_units_of_their_own() -> None:
     assert roster.hear(beat("stream", UNITS), 2) == UNITS
 
 
+def test_partitions_that_one_worker_sees_first_are_given_out_and_stay_while_the_others_have_not_seen_them() -> None:
+    roster = settled()
+    behind, ahead = Worker("behind"), Worker("ahead")
+    now_ms = run(roster, [behind, ahead], 0)
+    grown = [*UNITS, "6", "7"]
+    for at in range(5):
+        ahead.beat(roster, now_ms + at, units=grown)
+        behind.beat(roster, now_ms + at)
+    assert shares([behind, ahead]) == [4, 4]
+    assert roster.status(now_ms + 5)["partitions"][-1]["partition"] == 7
+
+
 class Cluster:
     """Workers that come, freeze, wake and leave, over a roster that may be started anew.
 
@@ -316,6 +328,22 @@ def test_status_names_each_partition_s_worker_and_forgets_those_who_are_silent()
     ]
     assert [(each["id"], each["heartbeat_age_ms"]) for each in status["workers"]] == [("a", 2_500), ("b", 500)]
     assert [each["id"] for each in roster.status(SILENCE_MS + 1)["workers"]] == ["b"]
+
+
+def test_status_says_how_checkpoints_are_and_why_a_worker_cannot_take_up_what_it_was_given() -> None:
+    roster = settled()
+    standing = {
+        "partition": 0,
+        "offset": 1,
+        "checkpoint_age_ms": 5.0,
+        "checkpoint_bytes": 9,
+        "checkpoint_error": "full",
+    }
+    roster.hear(beat("a", ["0"], standing=[standing], error="payments/1 is refused"), 0)
+    status = roster.status(1)
+    names = ("checkpoint_age_ms", "checkpoint_bytes", "checkpoint_error")
+    assert [[row[name] for name in names] for row in status["partitions"][:2]] == [[5.0, 9, "full"], [None] * 3]
+    assert [each["error"] for each in status["workers"]] == ["payments/1 is refused"]
 
 
 def test_latencies_of_all_workers_become_one_board() -> None:

@@ -106,7 +106,7 @@ def test_a_blatant_payment_is_held_though_the_model_is_late_and_the_worker_dies(
         return FraudPayment(id=event_id, time=NOON_MS, card="c", terminal="t", amount=amount)
 
     result = drive(fraud, [payment("a", 250), CRASH, Away("case-system"), payment("b", 10)], risk=late)
-    assert result["a"].reason == "fallback"
+    assert result["a"].reason == "fallback-late"
     assert [effect.fields["payment"] for effect in result.effects["holds"]] == ["a"]
     assert held(result, "case-system") == held(result, "held_payments") == ["a"]
 
@@ -128,7 +128,7 @@ def test_every_sink_gets_what_it_would_get() -> None:
     result = drive(pipeline(), [pay("a", 90.0), pay("b"), pay("c", 80.0)], risk=risk)
     assert held(result, "holds") == held(result, "cases") == held(result, "held") == ["a", "c"]
     assert result.effects["held"][0].key == f"test/{result['a'].partition}/0/0"
-    assert result.repeats == {"holds": 0, "cases": 0, "held": 0, "dead-letters": 0}
+    assert result.repeats == {"holds": 0, "cases": 0, "held": 0, "dead-letters": 0, "late": 0}
 
 
 def test_the_same_arguments_give_the_same_result_and_another_seed_another_one() -> None:
@@ -179,10 +179,14 @@ def test_a_zombie_writes_second_copies_that_change_nothing() -> None:
 
 
 def test_late_failing_and_absent_models_are_stood_in_for() -> None:
-    for model in (late, failing, Delayed(risk, 1_500)):
-        assert drive(pipeline(), [pay("a"), pay("b")], risk=model).count("fallback") == 2
-    assert drive(pipeline(), [MODEL_AWAY, pay("a")], risk=risk)["a"].reason == "fallback"
-    assert drive(pipeline(), [Slow("model", 2_000), pay("a")], risk=risk)["a"].reason == "fallback"
+    for model, reason in (
+        (late, "fallback-late"),
+        (failing, "fallback-failed"),
+        (Delayed(risk, 1_500), "fallback-late"),
+    ):
+        assert drive(pipeline(), [pay("a"), pay("b")], risk=model).count(reason) == 2
+    assert drive(pipeline(), [MODEL_AWAY, pay("a")], risk=risk)["a"].reason == "fallback-failed"
+    assert drive(pipeline(), [Slow("model", 2_000), pay("a")], risk=risk)["a"].reason == "fallback-late"
     assert drive(pipeline(), [pay("a")], risk=Delayed(risk, 500))["a"].reason == "model"
 
 
@@ -201,7 +205,7 @@ def test_a_model_may_be_an_object_with_predict() -> None:
 
 
 def test_a_model_that_answers_with_the_wrong_shape_has_failed() -> None:
-    assert drive(pipeline(), [pay("a")], risk=lambda columns: [1.0, 2.0])["a"].reason == "fallback"
+    assert drive(pipeline(), [pay("a")], risk=lambda columns: [1.0, 2.0])["a"].reason == "fallback-failed"
 
 
 def test_a_sink_that_is_away_delays_only_itself() -> None:

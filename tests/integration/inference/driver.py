@@ -1,0 +1,93 @@
+"""Calls real Serve replicas through ModelCalls from another replica, as a stream worker does; prints what came back."""
+
+import asyncio
+import json
+import os
+import time
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from ray import serve
+
+from app.config import BreakerTuning
+from app.errors import InferenceError
+from app.event import Columns
+from app.inference import ModelCalls
+
+POISON, SLEEPER, KILLER = 9.0, 7.0, 5.0
+
+
+class Doubler:
+    inputs: ClassVar = ("amount",)
+    outputs: ClassVar = ("double",)
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.cancelled = 0
+
+    async def score(self, columns: Columns) -> Any:
+        amounts = columns["amount"]
+        if POISON in amounts:
+            raise ValueError("nine\nis poison")
+        if KILLER in amounts:
+            os._exit(1)
+        if SLEEPER in amounts:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        self.rows += len(amounts)
+        return SimpleNamespace(columns={"double": amounts * 2}, version="v1")
+
+    async def stats(self) -> tuple[int, int]:
+        return self.rows, self.cancelled
+
+
+class Worker:
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._calls = ModelCalls(
+            {"double": model},
+            {"double": Doubler},
+            asyncio.get_running_loop(),
+            BreakerTuning(failures=100),
+            lambda: time.time() * 1000,
+        )
+
+    async def ask(self, amounts: list[float]) -> Any:
+        try:
+            scores = await asyncio.wrap_future(self._calls.ask({"amount": np.array(amounts)}, len(amounts)))
+        except InferenceError as error:
+            return [type(error).__name__, str(error)]
+        failed = {row: str(error) for row, error in scores.failed.items()}
+        return {"double": scores.columns["double"].tolist(), "failed": failed}
+
+    async def give_up(self) -> int:
+        """Cancels a call under way; returns how many calls the replica saw cancelled."""
+        asked = self._calls.ask({"amount": np.array([SLEEPER])}, 1)
+        _, cancelled = await self._model.stats.remote()  # answered behind the call: that has arrived
+        asked.cancel()
+        while not cancelled:
+            _, cancelled = await self._model.stats.remote()
+        return int(cancelled)
+
+
+async def main() -> None:
+    model = serve.deployment(max_ongoing_requests=64)(Doubler).bind()
+    application = serve.deployment(Worker).bind(model)
+    worker: Any = await asyncio.to_thread(serve.run, application)
+    found = {
+        "plain": await worker.ask.remote([1.0, 2.0]),
+        "poison": await worker.ask.remote([1.0, POISON, 3.0, 4.0, POISON]),
+        "cancelled": await worker.give_up.remote(),
+        "killed": await worker.ask.remote([1.0, KILLER]),
+        "after": await worker.ask.remote([4.0]),
+    }
+    print(json.dumps(found))
+    await asyncio.to_thread(serve.shutdown)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 
-.PHONY: help run test check lint bench chaos clean
+.PHONY: help run test check lint bench chaos explore clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,9 @@ bench: $(INSTALLED) ## throughput and latency beside a hand-written loop; writes
 
 chaos: $(INSTALLED) ## breaks the running pipeline in every known way and counts what that did (FAULT=name MINUTES=30)
 	@$(RUN) -m benchmarks.chaos $(if $(FAULT),--fault $(FAULT)) $(if $(MINUTES),--minutes $(MINUTES))
+
+explore: $(INSTALLED) ## ten thousand random fault schedules in simulated time (SCHEDULES=500 SEED=0 for others)
+	@$(RUN) -m tests.explore $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(SEED),--seed $(SEED))
 
 clean: ## forget what `make run` has kept: the broker's log, checkpoints, the database
 	@rm -rf .headrace

@@ -51,6 +51,7 @@ class SinkLoop(Generic[D]):
         writer: SinkWriter[D],
         halt: threading.Event,
         clock: Callable[[], float] = time.time,
+        jitter: random.Random | None = None,
     ) -> None:
         self.sink = sink
         self._pipeline = pipeline
@@ -61,7 +62,7 @@ class SinkLoop(Generic[D]):
         self._halt = halt
         self._wake = threading.Event()
         self._clock_s = clock
-        self._jitter = random.Random()
+        self._jitter = jitter or random.Random()
         self._breaker = Breaker(self._jitter)
         self._wanted: tuple[int, frozenset[int]] = (0, frozenset())
         self._assignment = 0

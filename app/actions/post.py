@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Annotated
 
 import httpx
@@ -80,6 +80,7 @@ class Poster(SinkWriter[Delivery]):
         halt: threading.Event,
         clock: Callable[[], float] = time.monotonic,
         transport: httpx.BaseTransport | None = None,
+        threads: Executor | None = None,
     ) -> None:
         self._url = httpx.URL(settings.url)
         self._receiver = f"{self._url.scheme}://{self._url.netloc.decode()}"  # paths can hold secrets
@@ -94,7 +95,7 @@ class Poster(SinkWriter[Delivery]):
             transport=transport,
         )
         self._reached: dict[int, Position] = {}
-        self._threads = ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
+        self._threads = threads or ThreadPoolExecutor(MOST_PARTITIONS_AT_ONCE, "post")
 
     def write(self, batches: Sequence[Batch[Delivery]]) -> list[Outcome]:
         """Moves each partition as far as a second allows. A request that is under way when `halt` is set has 5 s more;

@@ -66,6 +66,14 @@ class Models(Protocol):
     def ask(self, columns: Columns, rows: int) -> "Future[Scores]": ...
 
 
+class Signal(Protocol):
+    """What the loop waits on when there is nothing to do: a threading.Event, or one that costs no time."""
+
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float) -> object: ...
+
+
 class Parts(NamedTuple):
     """What a loop is connected to. The loop's thread alone uses `source`; `executor` has one thread, which alone uses
     the opener; `models` is None for a pipeline without any."""
@@ -178,6 +186,7 @@ class StreamLoop(Generic[E]):
         parts: Parts,
         tuning: WorkerTuning,
         latency: StageLatency,
+        woken: Signal | None = None,
     ) -> None:
         self.latency = latency
         self.last_error: str | None = None
@@ -191,7 +200,7 @@ class StreamLoop(Generic[E]):
         self._refused: dict[int, Failure] = {}
         self._assigned: frozenset[int] = frozenset()
         self._in_flight: deque[Batch[E]] = deque()
-        self._woken = threading.Event()
+        self._woken: Signal = woken or threading.Event()
         self.totals = Totals()
         self._next_batch_ms = self._next_commit_ms = self._next_survey_ms = 0.0
         self._survey: Future[dict[int, int]] | None = None

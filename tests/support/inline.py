@@ -1,23 +1,13 @@
-"""Parts of a stream loop that do everything at once, in the caller's thread."""
+"""Models of a stream loop that answer at once, in the caller's thread."""
 
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
+from concurrent.futures import Future
 
 from app.event import Columns
 from app.inference import Scores
+from app.testing.process import InlineExecutor
 
-
-class InlineExecutor(Executor):
-    """Runs what it is given before `submit` returns."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - the future carries it to whoever asks
-            future.set_exception(error)
-        return future
+__all__ = ["InlineExecutor", "InlineModels"]
 
 
 class InlineModels:

@@ -16,9 +16,9 @@ from app.actions.table import table_of
 from app.actions.upsert import Upserter
 from app.actions.writer import Batch
 from app.errors import ActionError, RetryableActionError, SinkAwayError
+from app.testing.kafka import MemoryKafka, MemoryProducer
 from tests.unit.actions.crashes import kafka_with
 from tests.unit.actions.decision_log import LETTERS
-from tests.unit.actions.memory_kafka import MemoryKafka, MemoryProducer
 
 
 class Everything(Action, frozen=True):

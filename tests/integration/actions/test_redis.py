@@ -19,6 +19,7 @@ from app.actions.redis import HashWriter, RedisSettings
 from app.actions.selection import OneAction
 from app.actions.writer import Batch
 from app.errors import ActionError
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.integration.actions.valkey import Valkey, valkey_server
 from tests.integration.conftest import wait_until
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
@@ -33,7 +34,6 @@ from tests.unit.actions.decision_log import (
     decision_logs,
     effects_of,
 )
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
 NOW_MS = 4_000_000_000_000
 """The year 2096: what expires a while after it is still there."""

@@ -9,8 +9,8 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.http import create_api
+from app.testing.kafka import MemoryKafka
 from tests.integration.conftest import free_port
-from tests.support.memory import MemoryBroker
 from tests.unit.api.stand_in import Coordinator, DecidedProducer, Stream, make_backend
 
 
@@ -22,7 +22,7 @@ class Site:
         self.url = f"http://127.0.0.1:{self.port}/fraud/"
         self.coordinator = Coordinator()
         self.off: set[str] = set()
-        self.stream = Stream(MemoryBroker())
+        self.stream = Stream(MemoryKafka())
         self.producer = DecidedProducer(self.stream)
 
     def start(self) -> None:

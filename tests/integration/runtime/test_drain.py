@@ -19,11 +19,11 @@ from app.event import Event
 from app.latency import StageLatency
 from app.pipeline import Pipeline
 from app.runtime.action_worker import STOP_TIMEOUT_S, SinkThread, drain
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.integration.actions.conftest import Receiver
 from tests.integration.conftest import free_port, wait_until
 from tests.unit.actions.crashes import append, committed, kafka_with
 from tests.unit.actions.decision_log import DECISIONS, LETTERS, PIPELINE, Hold, Row, Written
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
 
 class Payment(Event, frozen=True):

@@ -6,8 +6,8 @@ from typing import Any
 
 from app.actions.loop import SinkLoop
 from app.sources import TopicPartition
+from app.testing.kafka import Crash, MemoryKafka
 from tests.unit.actions.decision_log import DECISIONS, LATE_EVENTS, LETTERS, Written
-from tests.unit.actions.memory_kafka import Crash, MemoryKafka, Stored
 
 STEPS = 5_000
 
@@ -35,7 +35,7 @@ def kafka_with(frames: Iterable[Written], partitions: int = 2) -> MemoryKafka:
 
 def append(kafka: MemoryKafka, frame: Written, logged_ms: int = 1_500) -> None:
     header, value = frame.encode()
-    kafka.append(DECISIONS, frame.partition, Stored(None, value, [header], logged_ms))
+    kafka.append(DECISIONS, frame.partition, value, headers=[header], append_ms=logged_ms)
 
 
 def is_caught_up(kafka: MemoryKafka, loop: SinkLoop[Any]) -> bool:

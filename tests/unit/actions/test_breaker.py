@@ -17,9 +17,9 @@ from app.actions.selection import OneAction
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.errors import HeadraceError, RetryableActionError, SinkAwayError
 from app.sources import CommittedOffset, TopicPartition
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.actions.crashes import append, catch_up, kafka_with
 from tests.unit.actions.decision_log import DECISIONS, PIPELINE, Hold, Row, Written, decision_logs, effects_of
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka
 
 AWAY = SinkAwayError("nobody is there")
 Fault = Callable[[int], HeadraceError | None]

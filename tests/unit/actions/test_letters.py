@@ -24,8 +24,8 @@ from app.actions.selection import Reject
 from app.errors import ActionError
 from app.log.frame import DeadLetter
 from app.sources import TopicPartition
+from app.testing.kafka import Stored, to_records
 from tests.unit.actions.decision_log import LETTERS
-from tests.unit.actions.memory_kafka import Stored, to_records
 
 PLACE = TopicPartition(LETTERS, 1)
 

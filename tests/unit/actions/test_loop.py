@@ -14,10 +14,10 @@ from app.actions.reading import decode_frame
 from app.actions.selection import OneAction
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.errors import FencedError, RetryableActionError
-from app.sources import CommittedOffset, TopicPartition
+from app.sources import CommittedOffset, Records, TopicPartition
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.actions.crashes import Clock, append, catch_up, committed, kafka_with
 from tests.unit.actions.decision_log import DECISIONS, PIPELINE, Hold, Row, Written
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, Stored
 
 
 class ListWriter(SinkWriter[Delivery]):
@@ -63,12 +63,22 @@ class HandClock:
         return self.now_s
 
 
-def open_loop(kafka: MemoryKafka, writer: ListWriter, clock: Any = None) -> SinkLoop[Delivery]:
+class RefusedConsumer(MemoryConsumer):
+    """Its polls are refused while the broker is away."""
+
+    def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
+        self.kafka.operate()
+        return super().poll(max_records, timeout_ms)
+
+
+def open_loop(
+    kafka: MemoryKafka, writer: ListWriter, clock: Any = None, consumer: type[MemoryConsumer] = MemoryConsumer
+) -> SinkLoop[Delivery]:
     return SinkLoop(
         pipeline=PIPELINE,
         sink="list",
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, "fraud.list"),
+        consumer=consumer(kafka, "fraud.list"),
         selection=OneAction(PIPELINE, Hold, "card"),
         writer=writer,
         halt=threading.Event(),
@@ -211,7 +221,7 @@ def test_frames_that_are_missing_stop_their_partition_alone_and_after_all_that_s
 def test_a_log_of_another_pipeline_is_refused() -> None:
     kafka, writer = kafka_with([]), ListWriter()
     header, value = holds(0, 1, partition=1).encode()
-    kafka.append(DECISIONS, 0, Stored(None, value, [header], 0))
+    kafka.append(DECISIONS, 0, value, headers=[header])
     loop = open_loop(kafka, writer)
     loop.assign([0])
     loop.step(0)
@@ -221,7 +231,7 @@ def test_a_log_of_another_pipeline_is_refused() -> None:
 
 def test_a_record_that_is_no_frame_is_refused() -> None:
     kafka, writer = kafka_with([]), ListWriter()
-    kafka.append(DECISIONS, 0, Stored(None, b"?", [], 0))
+    kafka.append(DECISIONS, 0, b"?")
     loop = open_loop(kafka, writer)
     loop.assign([0])
     loop.step(0)
@@ -248,7 +258,7 @@ def test_an_offset_that_was_committed_by_hand_is_where_the_sink_goes_on() -> Non
 
 def test_a_broker_that_is_away_raises_nothing_and_stands_in_the_status() -> None:
     kafka, writer = kafka_with([holds(0, 1), quiet(0, 0, partition=1)]), ListWriter()
-    loop = open_loop(kafka, writer)
+    loop = open_loop(kafka, writer, consumer=RefusedConsumer)
     loop.assign([0, 1])
     kafka.away = True
     loop.step(0)

@@ -16,9 +16,9 @@ from app.actions.loop import SinkLoop
 from app.actions.post import Poster, PostSettings
 from app.actions.selection import OneAction
 from app.errors import ActionError, RetryableActionError
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.unit.actions.crashes import Clock, append, catch_up, committed, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import DECISIONS, LETTERS, PIPELINE, Hold, Row, Written, decision_logs, effects_of
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
 Answer = Callable[[httpx.Request], httpx.Response]
 

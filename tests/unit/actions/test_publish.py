@@ -18,7 +18,8 @@ from app.actions.selection import EveryDecision, EveryReject, OneAction, Selecti
 from app.actions.writer import Batch, Outcome
 from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
-from tests.support.inline import InlineExecutor
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryTransactionalProducer, Stored
+from app.testing.process import InlineExecutor
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
@@ -31,7 +32,6 @@ from tests.unit.actions.decision_log import (
     decision_logs,
     effects_of,
 )
-from tests.unit.actions.memory_kafka import MemoryConsumer, MemoryKafka, MemoryTransactionalProducer, Stored
 from tests.unit.actions.test_loop import HandClock
 
 CRASHES = st.lists(st.integers(0, 60), max_size=6)

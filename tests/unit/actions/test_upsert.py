@@ -20,6 +20,7 @@ from app.actions.sqlite import Sqlite
 from app.actions.table import table_of
 from app.actions.upsert import Upserter
 from app.errors import ActionError, DeclarationError, RetryableActionError
+from app.testing.kafka import Crash, MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
     DECISIONS,
@@ -32,7 +33,6 @@ from tests.unit.actions.decision_log import (
     decision_logs,
     effects_of,
 )
-from tests.unit.actions.memory_kafka import Crash, MemoryConsumer, MemoryKafka, MemoryProducer
 
 
 class FragileSqlite(Sqlite):

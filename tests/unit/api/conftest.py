@@ -5,17 +5,17 @@ from fastapi.testclient import TestClient
 
 from app.api.backend import Backend
 from app.api.http import create_api
-from tests.support.memory import MemoryBroker
+from app.testing.kafka import MemoryKafka
 from tests.unit.api.stand_in import Coordinator, DecidedProducer, Stream, make_backend
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker()
+def broker() -> MemoryKafka:
+    return MemoryKafka()
 
 
 @pytest.fixture
-def stream(broker: MemoryBroker) -> Stream:
+def stream(broker: MemoryKafka) -> Stream:
     return Stream(broker)
 
 
@@ -30,7 +30,7 @@ def coordinator() -> Coordinator:
 
 
 @pytest.fixture
-def backend(broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
+def backend(broker: MemoryKafka, producer: DecidedProducer, coordinator: Coordinator) -> Backend:
     return make_backend(broker, producer, coordinator)
 
 

@@ -27,7 +27,7 @@ from app.log.frame import Cursor, Frame, Stages, encode_frame
 from app.pipeline import Pipeline
 from app.runtime.task import Outcome, Task, TaskSettings, decide
 from app.sources import Records, TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 
 SOURCE, DECISIONS, LETTERS, PARTITIONS = "payments", "fraud.decisions", "fraud.dead-letters", 2
 
@@ -96,21 +96,20 @@ def dead_letters(frame: Frame) -> Iterator[Message]:
 
 
 class Stream:
-    """Decides what is in the source topic of a MemoryBroker, when told to, and writes the dead letters."""
+    """Decides what is in the source topic of a MemoryKafka, when told to, and writes the dead letters."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
+    def __init__(self, broker: MemoryKafka) -> None:
         self.broker = broker
-        broker.now_ms = time.time_ns() // 1_000_000
+        broker.clock.now_ms = time.time_ns() // 1_000_000
         self._decider = Decider()
+        for topic in (SOURCE, DECISIONS, LETTERS):
+            broker.create(topic, PARTITIONS)
         self._consumer = MemoryConsumer(broker)
         self._consumer.assign({TopicPartition(SOURCE, each): 0 for each in range(PARTITIONS)})
-        for topic in (SOURCE, DECISIONS, LETTERS):
-            for each in range(PARTITIONS):
-                broker.logs[TopicPartition(topic, each)] = []
 
     def decide_all(self) -> None:
         for records in self._consumer.poll(1_000, 0):
-            frame = self._decider.decide(records, self.broker.now_ms)
+            frame = self._decider.decide(records, self.broker.clock.now_ms)
             header, value = encode_frame(frame)
             self.broker.append(DECISIONS, records.partition, value, headers=[header])
             for key, value, headers in dead_letters(frame):
@@ -268,7 +267,7 @@ class Coordinator:
 
 
 def make_backend(
-    broker: MemoryBroker, producer: DecidedProducer, coordinator: Coordinator, *, off: Collection[str] = ()
+    broker: MemoryKafka, producer: DecidedProducer, coordinator: Coordinator, *, off: Collection[str] = ()
 ) -> Backend:
     """A whole backend over logs in memory."""
     recent, letters = RecentDecisions(), RecentLetters("fraud")

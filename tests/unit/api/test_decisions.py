@@ -10,7 +10,7 @@ from app.api.backend import Backend
 from app.api.http import create_api
 from app.api.tail import LogTail
 from app.errors import BrokerError
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.api.stand_in import (
     DECISIONS,
     SOURCE,
@@ -95,7 +95,7 @@ def test_without_the_coordinator_decisions_are_there_and_their_deliveries_unknow
 
 
 def test_a_sink_that_is_switched_off_is_said_to_be_off(
-    broker: MemoryBroker, producer: DecidedProducer, stream: Stream, coordinator: Coordinator
+    broker: MemoryKafka, producer: DecidedProducer, stream: Stream, coordinator: Coordinator
 ):
     coordinator.document["sinks"] = [each for each in coordinator.document["sinks"] if each["sink"] != "case-system"]
     backend = make_backend(broker, producer, coordinator, off={"case-system"})
@@ -152,7 +152,7 @@ class FailingConsumer(MemoryConsumer):
 
 
 def test_a_tail_without_kafka_says_why_and_goes_on_when_kafka_is_back(
-    broker: MemoryBroker, stream: Stream, backend: Backend, monkeypatch
+    broker: MemoryKafka, stream: Stream, backend: Backend, monkeypatch
 ):
     monkeypatch.setattr("app.api.tail.RETRY_S", 0.01)
     consumers = iter([FailingConsumer(broker)])

@@ -13,13 +13,13 @@ from app.errors import BrokerError
 from app.event import Event, EventDecoder
 from app.pipeline import Pipeline
 from app.sources import TopicPartition
-from tests.support.memory import MemoryBroker, MemoryProducer
+from app.testing.kafka import MemoryKafka, MemoryProducer
 from tests.unit.api.stand_in import PARTITIONS, SOURCE, DecidedProducer, payment
 
 JSON = {"Content-Type": "application/json"}
 
 
-def stored(broker: MemoryBroker) -> list[tuple[int, bytes | None, bytes | None]]:
+def stored(broker: MemoryKafka) -> list[tuple[int, bytes | None, bytes | None]]:
     return [
         (partition, each.key, each.value)
         for partition in range(PARTITIONS)
@@ -90,7 +90,7 @@ def test_a_list_is_answered_with_a_list_in_its_order(client):
     ]
 
 
-def test_an_event_goes_into_the_log_byte_by_byte_under_its_key(client, broker: MemoryBroker):
+def test_an_event_goes_into_the_log_byte_by_byte_under_its_key(client, broker: MemoryKafka):
     body = json.dumps(payment("p1", card="c7") | {"note": "kept"}, indent=1).encode()
     client.post("/events", content=body, headers=JSON)
     partition = (murmur2(b"c7") & 0x7FFFFFFF) % PARTITIONS
@@ -195,7 +195,8 @@ class Login(Event, frozen=True):
 
 
 def test_without_a_key_events_go_to_the_partitions_in_turn():
-    broker = MemoryBroker()
+    broker = MemoryKafka()
+    broker.create("logins", 3)
     writer = SourceWriter(lambda: (MemoryProducer(broker), 3), "logins")
     events = Intake(Pipeline(source=Login), 1_000).read(
         json.dumps([{"id": str(at), "time": 1, "user": at} for at in range(6)]).encode(), now_ms=1
@@ -224,13 +225,16 @@ def test_intake_accepts_exactly_what_the_stream_accepts(values):
 class FailingProducer(MemoryProducer):
     """Tells every record's sender that it was not delivered."""
 
-    def release(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for *_, on_delivery in waiting:
-            on_delivery(BrokerError("the topic was deleted"), -1, -1)
+    def flush(self, timeout_s: float) -> int:
+        pending, self.pending = self.pending, []
+        for sent in pending:
+            assert sent.on_delivery is not None
+            sent.on_delivery(BrokerError("the topic was deleted"), -1, -1)
+        return 0
 
 
-def test_after_a_failed_delivery_the_next_event_goes_by_a_new_producer(broker: MemoryBroker):
+def test_after_a_failed_delivery_the_next_event_goes_by_a_new_producer(broker: MemoryKafka):
+    broker.create(SOURCE, 1)
     producers = iter([FailingProducer(broker), MemoryProducer(broker)])
     writer = SourceWriter(lambda: (next(producers), 1), SOURCE)
     event = Intake(Pipeline(source=Login), 1_000).read(b'{"id":"1","time":1,"user":2}', now_ms=1)

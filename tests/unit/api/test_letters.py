@@ -12,7 +12,7 @@ from app.actions.letters import Marker, marker_message
 from app.api.backend import Backend
 from app.api.letters import RecentLetters
 from app.sources import TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.api.stand_in import LETTERS, SOURCE, Stream, payment
 
 
@@ -27,7 +27,7 @@ def reject(stream: Stream, *values: bytes, partition: int = 0) -> None:
     for value in values:
         stream.broker.append(SOURCE, partition, value, b"c1", headers=[("trace", b"1")])
         stream.decide_all()
-        stream.broker.now_ms += 1_000
+        stream.broker.clock.now_ms += 1_000
 
 
 def mark(stream: Stream, recent: RecentLetters, marker: Marker) -> None:
@@ -76,7 +76,7 @@ def test_a_limit_out_of_range_is_refused(client: TestClient, limit: object) -> N
     assert client.get(f"/dead-letters?limit={limit}").status_code == 422
 
 
-def test_memory_holds_the_newest_letters_within_its_budget(broker: MemoryBroker, stream: Stream) -> None:
+def test_memory_holds_the_newest_letters_within_its_budget(broker: MemoryKafka, stream: Stream) -> None:
     reject(stream, *(b"x" * 500 for _ in range(50)))
     recent = RecentLetters("fraud", budget_bytes=20_000)
     consumer = MemoryConsumer(broker)
@@ -88,7 +88,7 @@ def test_memory_holds_the_newest_letters_within_its_budget(broker: MemoryBroker,
     assert 10 < len(kept) < 20
 
 
-def test_a_copy_of_a_letter_is_no_second_one(broker: MemoryBroker, stream: Stream) -> None:
+def test_a_copy_of_a_letter_is_no_second_one(broker: MemoryKafka, stream: Stream) -> None:
     reject(stream, b"{")
     [stored] = broker.logs[TopicPartition(LETTERS, 0)]
     for _ in range(30):

@@ -6,7 +6,7 @@ from app.api.recent import RecentDecisions
 from app.errors import LogError
 from app.log.frame import REASONS, DeadLetter, Decided, Frame, FrameHeader, Stages, encode_frame
 from app.sources import Records, TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 
 LOG = "fraud.decisions"
 
@@ -35,14 +35,15 @@ class Log:
     """A decision log and a RecentDecisions that reads what is new in it."""
 
     def __init__(self, budget_bytes: int = 1 << 20, start: int = 0) -> None:
-        self.broker = MemoryBroker()
+        self.broker = MemoryKafka()
+        self.broker.create(LOG, 2)
         self.recent = RecentDecisions(budget_bytes)
         self._consumer = MemoryConsumer(self.broker)
         self._consumer.assign({TopicPartition(LOG, each): start for each in (0, 1)})
 
     def write(self, *frames: Frame) -> "Log":
         for each in frames:
-            self.broker.now_ms += 1
+            self.broker.clock.now_ms += 1
             header, value = encode_frame(each)
             self.broker.append(LOG, each.header.partition, value, headers=[header])
         return self

@@ -8,7 +8,7 @@ from app.errors import BrokerError
 from app.log import tail
 from app.log.tail import read_to_end
 from app.sources import Records, TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 
 LOG = TopicPartition("decisions", 0)
 
@@ -28,8 +28,10 @@ class PatchyConsumer(MemoryConsumer):
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    filled = MemoryBroker()
+def broker() -> MemoryKafka:
+    filled = MemoryKafka()
+    filled.create("decisions", 1)
+    filled.create("payments", 2)
     for at in range(10):
         filled.append("decisions", 0, str(at).encode())
     return filled
@@ -39,24 +41,24 @@ def values(consumer: MemoryConsumer, start: int) -> list[bytes | None]:
     return [value for records in read_to_end(consumer, LOG, start) for value in records.values]
 
 
-def test_every_record_from_the_start_to_the_end_is_read_in_order(broker: MemoryBroker) -> None:
+def test_every_record_from_the_start_to_the_end_is_read_in_order(broker: MemoryKafka) -> None:
     assert values(PatchyConsumer(broker), 4) == [b"4", b"5", b"6", b"7", b"8", b"9"]
 
 
-def test_a_start_that_retention_has_passed_begins_where_the_log_begins(broker: MemoryBroker) -> None:
+def test_a_start_that_retention_has_passed_begins_where_the_log_begins(broker: MemoryKafka) -> None:
     consumer = PatchyConsumer(broker)
     consumer.kept_from = 7
     assert values(consumer, 2) == [b"7", b"8", b"9"]
 
 
 @pytest.mark.parametrize("start", [10, 11, 99])
-def test_from_the_end_on_there_is_nothing_to_wait_for(broker: MemoryBroker, start: int) -> None:
+def test_from_the_end_on_there_is_nothing_to_wait_for(broker: MemoryKafka, start: int) -> None:
     consumer = PatchyConsumer(broker)
     assert values(consumer, start) == []
     assert consumer.polls == 0
 
 
-def test_what_is_appended_meanwhile_does_not_prolong_the_reading(broker: MemoryBroker) -> None:
+def test_what_is_appended_meanwhile_does_not_prolong_the_reading(broker: MemoryKafka) -> None:
     read = []
     for records in read_to_end(PatchyConsumer(broker), LOG, 0):
         read += records.values
@@ -64,7 +66,7 @@ def test_what_is_appended_meanwhile_does_not_prolong_the_reading(broker: MemoryB
     assert read == [str(at).encode() for at in range(10)]
 
 
-def test_it_takes_over_the_assignment_and_leaves_none(broker: MemoryBroker) -> None:
+def test_it_takes_over_the_assignment_and_leaves_none(broker: MemoryKafka) -> None:
     consumer = MemoryConsumer(broker)
     consumer.assign({LOG: 9, TopicPartition("payments", 1): 0})
     assert len(values(consumer, 0)) == 10
@@ -72,7 +74,7 @@ def test_it_takes_over_the_assignment_and_leaves_none(broker: MemoryBroker) -> N
 
 
 def test_a_log_that_gives_nothing_is_an_error_that_says_where(
-    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+    broker: MemoryKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Silent(MemoryConsumer):
         def poll(self, max_records: int, timeout_ms: int) -> list[Records]:

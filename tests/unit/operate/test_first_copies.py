@@ -17,7 +17,8 @@ from app.log.frame import LATE, DeadLetter, Decided, Frame, FrameHeader, Stages,
 from app.operate.decisions import read_decisions, summarize
 from app.operate.options import parse_when
 from app.operate.outcomes import Start, count_outcomes, mark_start
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.clock import Clock
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 
 ARGS = PipelineArgs.load(
     {
@@ -31,7 +32,7 @@ HELD = msgspec.json.encode([{"type": "Hold", "payment": "p", "risk": 0.5}])
 
 
 def log_frame(
-    broker: MemoryBroker,
+    broker: MemoryKafka,
     first: int,
     last: int,
     *,
@@ -65,11 +66,14 @@ def log_frame(
 
 
 @pytest.fixture
-def broker() -> MemoryBroker:
-    return MemoryBroker(now_ms=round(time.time() * 1000))
+def broker() -> MemoryKafka:
+    found = MemoryKafka(Clock(round(time.time() * 1000)))
+    for topic in ("payments", "fraud.decisions"):
+        found.create(topic, 1)
+    return found
 
 
-def test_a_decision_has_everything_that_was_known_of_the_event(broker: MemoryBroker) -> None:
+def test_a_decision_has_everything_that_was_known_of_the_event(broker: MemoryKafka) -> None:
     log_frame(broker, 0, 1)
     first, second = read_decisions(MemoryConsumer(broker), ARGS, None)
     assert json.loads(msgspec.json.encode(first))["features"] == {"mean_1d": None}
@@ -92,13 +96,13 @@ def test_a_decision_has_everything_that_was_known_of_the_event(broker: MemoryBro
             "queued": 3.0,
             "scored": 4.0,
             "decided": 5.0,
-            "logged": broker.now_ms,
+            "logged": broker.clock.now_ms,
         },
     }
     assert summarize(second) == "payments[0]@1 p1: model, risk 0.250, Hold"
 
 
-def test_only_the_first_copy_of_a_decision_is_read(broker: MemoryBroker) -> None:
+def test_only_the_first_copy_of_a_decision_is_read(broker: MemoryKafka) -> None:
     log_frame(broker, 0, 3)
     log_frame(broker, 2, 5, risk=0.75)
     log_frame(broker, 0, 5, risk=0.99)
@@ -113,18 +117,18 @@ def test_only_the_first_copy_of_a_decision_is_read(broker: MemoryBroker) -> None
     ]
 
 
-def test_a_gap_in_the_log_is_refused(broker: MemoryBroker) -> None:
+def test_a_gap_in_the_log_is_refused(broker: MemoryKafka) -> None:
     log_frame(broker, 0, 3)
     log_frame(broker, 5, 6)
     with pytest.raises(LogError, match=r"offsets 4\.\.4 are in no frame"):
         list(read_decisions(MemoryConsumer(broker), ARGS, None))
 
 
-def test_since_leaves_out_what_was_logged_before_and_second_copies_of_it(broker: MemoryBroker) -> None:
+def test_since_leaves_out_what_was_logged_before_and_second_copies_of_it(broker: MemoryKafka) -> None:
     log_frame(broker, 0, 3)
-    broker.now_ms += 60_000
+    broker.clock.now_ms += 60_000
     log_frame(broker, 2, 4)
-    offsets = [each["offset"] for each in read_decisions(MemoryConsumer(broker), ARGS, broker.now_ms)]
+    offsets = [each["offset"] for each in read_decisions(MemoryConsumer(broker), ARGS, broker.clock.now_ms)]
     assert offsets == [4]
 
 
@@ -140,7 +144,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         parse_when(text)
 
 
-def test_outcomes_count_each_record_of_the_run_once(broker: MemoryBroker) -> None:
+def test_outcomes_count_each_record_of_the_run_once(broker: MemoryKafka) -> None:
     for _ in range(4):
         broker.append("payments", 0, b"before")
     log_frame(broker, 0, 1)
@@ -159,7 +163,7 @@ def test_outcomes_count_each_record_of_the_run_once(broker: MemoryBroker) -> Non
     }
 
 
-def test_before_anything_is_logged_nothing_is_counted(broker: MemoryBroker) -> None:
+def test_before_anything_is_logged_nothing_is_counted(broker: MemoryKafka) -> None:
     broker.append("payments", 0, b"before")
     log_frame(broker, 0, 0)
     start = mark_start(MemoryConsumer(broker), ARGS)

@@ -17,8 +17,8 @@ from app.errors import ActionError, BrokerError, RetryableActionError
 from app.log.frame import DeadLetter
 from app.log.replayed import original_headers, replay_of
 from app.operate.letter_log import LetterLog
+from app.testing.kafka import Crash, MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.unit.actions.decision_log import LETTERS, SOURCE
-from tests.unit.actions.memory_kafka import Crash, MemoryConsumer, MemoryKafka, MemoryProducer, Stored
 
 PARTITIONS = 2
 HEADERS = (("trace", b"1"), ("empty", None))
@@ -31,7 +31,7 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
         kafka.create(topic, PARTITIONS)
     for at in range(records):
         partition, key, value = at % PARTITIONS, b"k%d" % at, b"v%d" % at
-        offset = kafka.append(SOURCE, partition, Stored(key, value, list(HEADERS), 1_000))
+        offset = kafka.append(SOURCE, partition, value, key, HEADERS, 1_000)
         letter = DeadLetter(offset, 1_000, "no event", key, value, "parse", HEADERS)
         reject = Reject(f"fraud/{partition}/{offset}/rejected", SOURCE, partition, offset, letter)
         store(kafka, partition, reject, REJECTS, reject_message(reject))
@@ -44,7 +44,7 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
 
 def store(kafka: MemoryKafka, partition: int, delivered: Any, sink: str, message: Any) -> None:
     headers = [*identity_headers(sink, delivered), *message.headers]
-    kafka.append(LETTERS, partition, Stored(message.key, message.value, headers, 2_000))
+    kafka.append(LETTERS, partition, message.value, message.key, headers, 2_000)
 
 
 def log_of(kafka: MemoryKafka) -> LetterLog:

@@ -26,8 +26,9 @@ from app.runtime.loop import DECIDE_RESERVE_MS, Parts, StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
+from app.testing.clock import Clock
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.support.inline import InlineExecutor
-from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 
 START_MS = 1_700_000_000_000
 DEADLINE_MS = 100
@@ -114,7 +115,9 @@ class World:
         models: type[SlowModels] = SlowModels,
         **tuning: Any,
     ) -> None:
-        self.broker = MemoryBroker(now_ms=START_MS)
+        self.broker = MemoryKafka(Clock(START_MS))
+        for topic in ("payments", "decisions"):
+            self.broker.create(topic, 1)
         self.models = models(behave, START_MS)
         task_settings = TaskSettings("fraud", "payments", max_ahead_ms=10**12)
         store = CheckpointStore(str(folder), "fraud")
@@ -125,7 +128,7 @@ class World:
             models=self.models,
             opener=opener,
             executor=InlineExecutor(),
-            now_ms=lambda: self.broker.now_ms,
+            now_ms=lambda: self.broker.clock.now_ms,
         )
         self.loop = StreamLoop(
             declared, task_settings, "decisions", parts, WorkerTuning.load(tuning, "user_config"), StageLatency()
@@ -135,14 +138,14 @@ class World:
 
     def send(self, count: int = 1, amount: float = 1.0) -> None:
         for _ in range(count):
-            value = b'{"id": "%d", "time": %d, "amount": %f}' % (self.sent, self.broker.now_ms, amount)
+            value = b'{"id": "%d", "time": %d, "amount": %f}' % (self.sent, self.broker.clock.now_ms, amount)
             self.broker.append("payments", 0, value)
             self.sent += 1
 
     def pass_ms(self, duration_ms: int) -> None:
         for _ in range(duration_ms):
-            self.broker.now_ms += 1
-            self.models.advance(self.broker.now_ms)
+            self.broker.clock.now_ms += 1
+            self.models.advance(self.broker.clock.now_ms)
             self.loop.step()
 
     def decisions(self) -> list[tuple[str, float]]:
@@ -257,7 +260,7 @@ def outage(folder: Path, **tuning: Any) -> World:
     """20 events that waited for a second, and 5 that have just come; a model that takes 5 ms."""
     world = World(folder, lambda call: (5.0, None), pipeline(), **tuning)
     world.send(20)
-    world.broker.now_ms += 1_000
+    world.broker.clock.now_ms += 1_000
     world.send(5)
     world.pass_ms(100)
     return world
@@ -283,7 +286,7 @@ def test_events_past_their_deadline_are_decided_by_the_fallback_where_that_is_se
 def test_an_event_in_time_does_not_wait_behind_overdue_ones_that_the_model_is_late_for(tmp_path: Path) -> None:
     world = World(tmp_path, never, pipeline(), model_timeout="60s", max_batch=20, pace={"shortest": "1ms"})
     world.send(20)
-    world.broker.now_ms += 1_000
+    world.broker.clock.now_ms += 1_000
     world.send(5)
     world.pass_ms(DEADLINE_MS)
     found = world.decisions()
@@ -296,7 +299,7 @@ def test_broken_records_between_overdue_and_timely_ones_stay_where_they_are(tmp_
     for _ in range(3):
         world.send()
         world.broker.append("payments", 0, b"{broken")
-    world.broker.now_ms += 1_000
+    world.broker.clock.now_ms += 1_000
     world.broker.append("payments", 0, b"{broken")
     for _ in range(2):
         world.send()

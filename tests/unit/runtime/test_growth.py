@@ -19,7 +19,7 @@ from app.runtime.growth import SourcePartitions
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 
 TOPICS = ("payments", "decisions", "letters", "late")
 
@@ -47,7 +47,7 @@ class SteppingOpener(TaskOpener[Payment]):
 class SteppingAdmin:
     """What is asked of an Admin here, over logs in memory."""
 
-    def __init__(self, broker: MemoryBroker, step: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, broker: MemoryKafka, step: Callable[[], None] = lambda: None) -> None:
         self._broker = broker
         self._step = step
 
@@ -69,7 +69,7 @@ class World:
     """A source with two partitions of three records each, and their logs."""
 
     folder: Path
-    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    broker: MemoryKafka = field(default_factory=MemoryKafka)
 
     def __post_init__(self) -> None:
         self.admin = SteppingAdmin(self.broker)

@@ -28,8 +28,8 @@ from app.runtime.loop import LOG_PATIENCE_MS, Parts, StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from tests.support.inline import InlineExecutor, InlineModels
-from tests.support.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 
 START_MS = 1_600_000_000_000
 HOUR_MS = 3_600_000
@@ -103,8 +103,12 @@ class World:
     """Everything that outlives a worker: the broker and the checkpoints."""
 
     folder: Path
-    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    broker: MemoryKafka = field(default_factory=MemoryKafka)
     now_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for topic in ("payments", "decisions"):
+            self.broker.create(topic, 2)
 
     def worker(
         self,
@@ -273,7 +277,7 @@ def test_crashes_at_any_step_change_nothing(data: st.DataObject) -> None:
             for _ in range(data.draw(st.integers(0, 12), label="steps")):
                 doomed.step()
                 if data.draw(st.booleans(), label="deliver"):
-                    world.log.release()
+                    world.log.flush(0)
         run(world.worker(max_batch=data.draw(st.integers(1, 7))), world)
         found = world.outcomes(0)
         late, copies = _late_and_copies(payments)

@@ -20,7 +20,7 @@ from app.runtime.checkpoint import Checkpoint, CheckpointStore
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.task import Outcome, TaskSettings, decide
 from app.sources import TopicPartition
-from tests.support.memory import MemoryBroker, MemoryConsumer
+from app.testing.kafka import MemoryConsumer, MemoryKafka
 
 SOURCE, LOG = TopicPartition("payments", 0), TopicPartition("decisions", 0)
 START_MS = 1_600_000_000_000
@@ -56,7 +56,9 @@ class World:
     """A source of 20 payments of one card, a decision log, and checkpoints."""
 
     def __init__(self, folder: Path) -> None:
-        self.broker = MemoryBroker()
+        self.broker = MemoryKafka()
+        for topic in ("payments", "decisions"):
+            self.broker.create(topic, 1)
         self.store = CheckpointStore(str(folder), "fraud")
         self.kept_from: dict[TopicPartition, int] = {}
         for offset in range(20):

@@ -1,32 +1,44 @@
 """Kafka in memory, behind the interface of app.sources, with a crash before or after any operation."""
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from app.errors import BrokerError, FencedError, RefusedRecordError
 from app.sources import CommittedOffset, Header, OnDelivery, Records, TopicPartition
+from app.testing.clock import Clock
+
+AWAY = "the broker is away"
 
 
 class Crash(BaseException):
     """The process is gone."""
 
 
-@dataclass
-class Stored:
+class Stored(NamedTuple):
+    """A record in a log."""
+
     key: bytes | None
     value: bytes | None
-    headers: list[Header]
+    headers: Sequence[Header]
     append_ms: int
 
 
 @dataclass
 class MemoryKafka:
-    """What outlives a worker: topics, what groups have committed, and when the next crash happens."""
+    """What outlives every worker: the logs, and what groups have committed.
 
+    `operations_left` is after how many operations of its clients the process that runs now dies; None: it does not.
+    `at_operation` is called with the number of each: what others do while this process stands. While it is `away`,
+    requests fail and nothing is appended; `refuse_appends` is how many flushes find it so. It refuses values above
+    `most_value_bytes` in a transaction, dead letters only when `letters_may_be_larger` is false. `epochs` counts the
+    producers of each transactional id, `opened` names them in order.
+    """
+
+    clock: Clock = field(default_factory=Clock)
     logs: dict[TopicPartition, list[Stored]] = field(default_factory=dict)
     groups: dict[str, dict[TopicPartition, CommittedOffset]] = field(default_factory=lambda: defaultdict(dict))
     operations_left: int | None = None
@@ -39,18 +51,31 @@ class MemoryKafka:
     away: bool = False
     refuse_appends: int = 0
     producers: list["MemoryProducer"] = field(default_factory=list)
+    on_append: Callable[[TopicPartition, Stored], None] | None = None
 
     def create(self, topic: str, partitions: int) -> None:
         for partition in range(partitions):
             self.logs[TopicPartition(topic, partition)] = []
 
-    def append(self, topic: str, partition: int, stored: Stored) -> int:
-        log = self.logs[TopicPartition(topic, partition)]
-        log.append(stored)
-        return len(log) - 1
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Sequence[Header] = (),
+        append_ms: int | None = None,
+    ) -> int:
+        """The record's offset. Its append time is the clock's, unless another one is given."""
+        place = TopicPartition(topic, partition)
+        stored = Stored(key, value, headers, round(self.clock.now_ms) if append_ms is None else append_ms)
+        self.logs[place].append(stored)
+        if self.on_append is not None:
+            self.on_append(place, stored)
+        return len(self.logs[place]) - 1
 
-    def operate(self) -> None:
-        """Marks the boundary of an operation: the place for a crash, or for what others do while this worker stands."""
+    def survive(self) -> None:
+        """Marks the boundary of an operation, of Kafka or of something else."""
         self.operations += 1
         if self.at_operation is not None:
             self.at_operation(self.operations)
@@ -58,23 +83,34 @@ class MemoryKafka:
             self.operations_left -= 1
             if self.operations_left < 0:
                 raise Crash
+
+    def operate(self) -> None:
+        """Marks the boundary of an operation of Kafka's. Raises BrokerError while it is away."""
+        self.survive()
         if self.away:
-            raise BrokerError("the broker is away")
+            raise BrokerError(AWAY)
 
     def records(self, topic: str) -> list[tuple[int, Stored]]:
+        """All of a topic with their partitions, partition by partition."""
         return [(log.partition, each) for log, kept in self.logs.items() if log.topic == topic for each in kept]
 
 
 class MemoryConsumer:
-    def __init__(self, kafka: MemoryKafka, group: str | None) -> None:
+    """Implements app.sources.Consumer. Where there is nothing to poll, it tells `wait` for how long it would have
+    waited, and returns at once."""
+
+    def __init__(
+        self, kafka: MemoryKafka, group: str | None = None, wait: Callable[[float], None] | None = None
+    ) -> None:
         self.kafka = kafka
-        self.group = group
         self.positions: dict[TopicPartition, int] = {}
         self.closed = False
+        self._group = group
+        self._wait = wait
 
     @property
     def last_error(self) -> BrokerError | None:
-        return BrokerError("the broker is away") if self.kafka.away else None
+        return BrokerError(AWAY) if self.kafka.away else None
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         for partition in positions:
@@ -83,17 +119,24 @@ class MemoryConsumer:
         self.positions = {each: self.positions.get(each, position) for each, position in positions.items()}
 
     def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
+        polled = [] if self.kafka.away else self._take(max_records)
+        if not polled and self._wait is not None:
+            self._wait(timeout_ms)
+        return polled
+
+    def _take(self, max_records: int) -> list[Records]:
         self.kafka.operate()
-        found = []
+        taken = []
         for partition, position in self.positions.items():
             stored = self.kafka.logs[partition][position : position + max_records]
             max_records -= len(stored)
             if stored:
-                found.append(to_records(partition, position, stored))
+                taken.append(to_records(partition, position, stored))
                 self.positions[partition] += len(stored)
-        if not found:
-            time.sleep(min(timeout_ms, 1) / 1000)
-        return found
+        return taken
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None: ...
+    def resume(self, partitions: Collection[TopicPartition]) -> None: ...
 
     def partitions(self, topic: str) -> list[int]:
         found = [each.partition for each in self.kafka.logs if each.topic == topic]
@@ -108,32 +151,49 @@ class MemoryConsumer:
         self.kafka.operate()
         return {each: len(self.kafka.logs[each]) for each in partitions}
 
+    def offsets_for_time(self, partitions: Collection[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
+        return {each: sum(stored.append_ms < time_ms for stored in self.kafka.logs[each]) for each in partitions}
+
     def commit(self, offsets: Mapping[TopicPartition, CommittedOffset], *, wait: bool = True) -> None:
+        """Without `wait`, what cannot be stored now is forgotten, as a report of progress may be."""
+        assert self._group is not None
+        if self.kafka.away and not wait:
+            return
         self.kafka.operate()
-        assert self.group is not None
-        self.kafka.groups[self.group].update(offsets)
+        self.kafka.groups[self._group].update(offsets)
         self.kafka.operate()
 
     def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset | None]:
         self.kafka.operate()
-        assert self.group is not None
-        return {each: self.kafka.groups[self.group].get(each) for each in partitions}
+        assert self._group is not None
+        return {each: self.kafka.groups[self._group].get(each) for each in partitions}
 
     def close(self) -> None:
         self.closed = True
 
 
+class Sent(NamedTuple):
+    """A record on its way."""
+
+    topic: str
+    partition: int
+    value: bytes | None
+    key: bytes | None
+    headers: Sequence[Header]
+    on_delivery: OnDelivery | None
+
+
 class MemoryProducer:
-    """Appends in `flush`, record by record, so that a crash can leave a part of them."""
+    """Implements app.sources.Producer. Appends in `poll` and `flush`, record by record, so that a crash can leave a
+    part of them; with `hold`, in `flush` alone."""
 
-    def __init__(self, kafka: MemoryKafka) -> None:
+    last_error: BrokerError | None = None
+
+    def __init__(self, kafka: MemoryKafka, *, hold: bool = False) -> None:
         self.kafka = kafka
-        self.pending: list[tuple[str, int, Stored, OnDelivery | None]] = []
+        self.hold = hold
+        self.pending: list[Sent] = []
         kafka.producers.append(self)
-
-    @property
-    def last_error(self) -> BrokerError | None:
-        return None
 
     def send(
         self,
@@ -145,23 +205,30 @@ class MemoryProducer:
         headers: Sequence[Header] = (),
         on_delivery: OnDelivery | None = None,
     ) -> None:
-        if TopicPartition(topic, partition or 0) not in self.kafka.logs:
-            raise BrokerError(f"there is no topic {topic!r}; create it")
-        self.pending.append((topic, partition or 0, Stored(key, value, list(headers), 0), on_delivery))
+        place = TopicPartition(topic, partition or 0)
+        if place not in self.kafka.logs:
+            raise BrokerError(f"there is no {place}; create it")
+        self.pending.append(Sent(*place, value, key, headers, on_delivery))
 
     def poll(self, timeout_ms: int = 0) -> None:
-        self.flush(0)
+        if not self.hold:
+            self.flush(0)
 
     def flush(self, timeout_s: float) -> int:
         while self.pending and not (self.kafka.away or self.kafka.refuse_appends):
             self.kafka.operate()
-            topic, partition, stored, on_delivery = self.pending.pop(0)
-            offset = self.kafka.append(topic, partition, stored)
+            sent = self.pending.pop(0)
+            offset, append_ms = self.append(sent)
             self.kafka.operate()
-            if on_delivery is not None:
-                on_delivery(None, offset, 0)
+            if sent.on_delivery is not None:
+                sent.on_delivery(None, offset, append_ms)
         self.kafka.refuse_appends = max(0, self.kafka.refuse_appends - 1)
         return len(self.pending)
+
+    def append(self, sent: Sent) -> tuple[int, int]:
+        """The offset and the append time that the record got."""
+        offset = self.kafka.append(sent.topic, sent.partition, sent.value, key=sent.key, headers=sent.headers)
+        return offset, self.kafka.logs[TopicPartition(sent.topic, sent.partition)][offset].append_ms
 
     def close(self, timeout_s: float = 10.0) -> None:
         if self.flush(timeout_s):
@@ -169,7 +236,8 @@ class MemoryProducer:
 
 
 class MemoryTransactionalProducer:
-    """Its records and offsets are there at the commit, all at once, unless a newer one of its id has come."""
+    """Implements app.sources.TransactionalProducer. Records and offsets are there at the commit, all at once, unless a
+    newer producer of its id has come."""
 
     def __init__(self, kafka: MemoryKafka, transactional_id: str) -> None:
         kafka.operate()
@@ -178,13 +246,13 @@ class MemoryTransactionalProducer:
         kafka.epochs[transactional_id] += 1
         kafka.opened.append(transactional_id)
         self.epoch = kafka.epochs[transactional_id]
-        self.pending: list[tuple[TopicPartition, Stored]] = []
+        self.pending: list[tuple[TopicPartition, bytes | None, bytes | None, Sequence[Header]]] = []
         self.failure: BrokerError | None = None
         kafka.operate()
 
     @property
     def last_error(self) -> BrokerError | None:
-        return None
+        return BrokerError(AWAY) if self.kafka.away else None
 
     def send(
         self,
@@ -193,30 +261,31 @@ class MemoryTransactionalProducer:
         *,
         key: bytes | None = None,
         partition: int | None = None,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
     ) -> None:
         place = TopicPartition(topic, partition or 0)
         if place not in self.kafka.logs:
-            raise BrokerError(f"there is no topic {topic!r}; create it")
+            raise BrokerError(f"there is no {place}; create it")
         most = self.kafka.most_value_bytes
         exempt = self.kafka.letters_may_be_larger and topic.endswith("dead-letters")
         if most is not None and len(value or b"") > most and not exempt:
             self.failure = self.failure or RefusedRecordError("the record is too large")
-        self.pending.append((place, Stored(key, value, list(headers), 0)))
+        self.pending.append((place, value, key, headers))
 
     def flush(self, timeout_s: float) -> int:
-        self._operate()
+        self.operate()
         return 0
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-        self._operate()
-        for place, stored in self.pending:
-            self.kafka.append(*place, stored)
+        self.operate()
+        for place, value, key, headers in self.pending:
+            self.kafka.append(*place, value, key, headers)
         self.kafka.groups[group].update(offsets)
         self.pending = []
         self.kafka.operate()
 
-    def _operate(self) -> None:
+    def operate(self) -> None:
+        """Raises FencedError, or why the transaction has failed."""
         self.kafka.operate()
         if self.epoch != self.kafka.epochs[self.transactional_id]:
             raise FencedError("another producer has taken over")
@@ -235,5 +304,5 @@ def to_records(partition: TopicPartition, start: int, stored: Sequence[Stored]) 
         append_ms=np.array([each.append_ms for each in stored], dtype=np.int64),
         keys=[each.key for each in stored],
         values=[each.value for each in stored],
-        headers=lambda: [each.headers for each in stored],
+        headers=lambda: [list(each.headers) for each in stored],
     )

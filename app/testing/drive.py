@@ -10,6 +10,7 @@ from app.log.frame import Cursor, DeadLetter
 from app.operate.first_copies import describe_decisions, first_copies
 from app.pipeline import Pipeline
 from app.sources import TopicPartition
+from app.testing.clock import START_MS
 from app.testing.faults import Item, Record, Reorder
 from app.testing.kafka import MemoryConsumer
 from app.testing.simulation import Simulation
@@ -84,6 +85,7 @@ def drive(
     workers: int = 2,
     tuning: WorkerTuning | None = None,
     every_ms: float = EVERY_MS,
+    deduplicate_ms: int | None = 3_600_000,
     **models: Any,
 ) -> Result:
     """Runs the pipeline over events and faults, until everything is decided and carried out.
@@ -100,6 +102,8 @@ def drive(
     app.testing.faults. For each model of the pipeline, a keyword of its name says what it answers: a function of the
     input columns, an object with such a `predict`, Delayed, `late` or `failing`.
 
+    `deduplicate_ms` is what the YAML calls `deduplicate`: how long the id of an event is remembered; None: not at all.
+
     The clock begins after the newest event, so that none is from the future. What is left to chance (how long things
     take, what a dying worker had still sent) the seed decides: the same arguments give the same result.
 
@@ -107,9 +111,15 @@ def drive(
     """
     items = list(items)
     times = [_time_ms(item) for item in items if isinstance(item, Event)]
-    options: dict[str, Any] = {"start_ms": max(times)} if times else {}
     simulation = Simulation(
-        pipeline, models, seed=seed, partitions=partitions, workers=workers, tuning=tuning, **options
+        pipeline,
+        models,
+        seed=seed,
+        partitions=partitions,
+        workers=workers,
+        tuning=tuning,
+        deduplicate_ms=deduplicate_ms,
+        start_ms=max(times, default=START_MS),
     )
     with simulation:
         simulation.wait_until_ready()

@@ -58,6 +58,7 @@ class Simulation:
         tuning: WorkerTuning | None = None,
         allowed_lateness_ms: int = 3_600_000,
         max_ahead_ms: int = 3_600_000,
+        deduplicate_ms: int | None = 3_600_000,
         start_ms: float = START_MS,
         idle_ms: float = 0.0,
         restart_ms: float = RESTART_MS,
@@ -78,7 +79,7 @@ class Simulation:
             self.kafka.create(topic, partitions)
         self.shared = Shared(
             pipeline=pipeline,
-            settings=TaskSettings(name, SOURCE, allowed_lateness_ms, max_ahead_ms),
+            settings=TaskSettings(name, SOURCE, allowed_lateness_ms, max_ahead_ms, deduplicate_ms),
             decisions=self.decisions,
             partitions=partitions,
             kafka=self.kafka,

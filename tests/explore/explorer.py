@@ -10,7 +10,7 @@ from app.testing.faults import Pause
 from app.testing.simulation import Simulation, StuckError
 from tests.explore.oracle import ViolationError, check
 from tests.explore.pipelines import MoodyModel, hasty, patient
-from tests.explore.schedules import LATENESS_MS, MAX_AHEAD_MS, Item, Schedule, draw_schedule
+from tests.explore.schedules import HORIZON_MS, LATENESS_MS, MAX_AHEAD_MS, Item, Schedule, draw_schedule
 
 IDLE_MS = 500.0
 PATIENCE_MS = 40_000.0
@@ -27,7 +27,7 @@ class Found(NamedTuple):
     violation: str
 
 
-def open_simulation(seed: int, tuning: WorkerTuning, *, with_fallback: bool) -> Simulation:
+def open_simulation(seed: int, tuning: WorkerTuning, *, with_fallback: bool, deduplicate: bool) -> Simulation:
     return Simulation(
         hasty if with_fallback else patient,
         {"risk": MoodyModel()},
@@ -35,13 +35,16 @@ def open_simulation(seed: int, tuning: WorkerTuning, *, with_fallback: bool) -> 
         tuning=tuning,
         allowed_lateness_ms=LATENESS_MS,
         max_ahead_ms=MAX_AHEAD_MS,
+        deduplicate_ms=HORIZON_MS if deduplicate else None,
         idle_ms=IDLE_MS,
         folder=MEMORY if os.access(MEMORY, os.W_OK) else None,
     )
 
 
 def open_schedule(schedule: Schedule) -> Simulation:
-    return open_simulation(schedule.seed, schedule.tuning, with_fallback=schedule.hasty)
+    return open_simulation(
+        schedule.seed, schedule.tuning, with_fallback=schedule.hasty, deduplicate=schedule.deduplicate
+    )
 
 
 def play(simulation: Simulation, schedule: Schedule) -> None:

@@ -36,9 +36,10 @@ def check(simulation: Simulation, *, two_may_publish: bool) -> None:
     expected: dict[str, dict[int, list[tuple[str, dict[str, Any]]]]] = defaultdict(lambda: defaultdict(list))
     for partition in range(simulation.partitions):
         source = simulation.kafka.logs[TopicPartition(SOURCE, partition)]
-        events = _valid_events(source)
+        events, duplicates = _valid_events(source, simulation.shared.settings.deduplicate_ms is not None)
         verdicts = _first_copies(simulation, partition)
-        require(sorted(verdicts) == list(range(len(source))), f"{partition}: decided are {sorted(verdicts)}")
+        wanted = [offset for offset in range(len(source)) if offset not in duplicates]
+        require(sorted(verdicts) == wanted, f"{partition}: decided are {sorted(verdicts)}, not {wanted}")
         features = _features(events)
         for offset, verdict in sorted(verdicts.items()):
             where = f"{partition}/{offset}"
@@ -54,18 +55,23 @@ def require(holds: bool, otherwise: str) -> None:
         raise ViolationError(otherwise)
 
 
-def _valid_events(source: list[Stored]) -> dict[int, dict[str, Any]]:
-    """The records that are events and not late, by offset."""
+def _valid_events(source: list[Stored], deduplicate: bool) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """The records that are events, and neither late nor duplicates, by offset; and the offsets of the duplicates."""
     found: dict[int, dict[str, Any]] = {}
+    duplicates: set[int] = set()
+    ids: set[str] = set()
     highest_ms = 0
     for offset, stored in enumerate(source):
         event = _parse(stored)
         if event is None:
             continue
         highest_ms = max(highest_ms, event["time"])
-        if event["time"] >= highest_ms - LATENESS_MS:
+        if deduplicate and event["id"] in ids:
+            duplicates.add(offset)
+        elif event["time"] >= highest_ms - LATENESS_MS:
+            ids.add(event["id"])
             found[offset] = {**event, "watermark_ms": highest_ms - LATENESS_MS}
-    return found
+    return found, duplicates
 
 
 def _parse(stored: Stored) -> dict[str, Any] | None:

@@ -26,6 +26,8 @@ from tests.explore.pipelines import UNLUCKY, Payment
 
 LATENESS_MS = 60_000
 MAX_AHEAD_MS = 3_600_000
+HORIZON_MS = 3_600_000
+"""Longer than any schedule: an id that was seen is never forgotten."""
 CARDS = "abcd"
 AMOUNTS = (0.5, 1.0, 2.5, 4.0, UNLUCKY)
 TIMES_MS = (0, 0, 0, 0, -1_000, -59_000, -61_000, -200_000)
@@ -50,6 +52,7 @@ class Schedule:
     steps: tuple[tuple[Item, float], ...]
     tuning: WorkerTuning
     hasty: bool
+    deduplicate: bool
     ready_first: bool
 
 
@@ -70,6 +73,7 @@ def draw_schedule(seed: int) -> Schedule:
         steps=tuple((item, tempo * random.choice([0, 0, 1, 3, 10, 10, 30, 100])) for item in items),
         tuning=draw_tuning(random),
         hasty=random.random() < 0.4,
+        deduplicate=random.random() < 0.5,
         ready_first=random.random() < 0.8,
     )
 
@@ -115,6 +119,7 @@ def draw_faults(random: Random) -> list[Fault]:
         [COORDINATOR_SILENT],
         [Away(random.choice(SINKS), away_ms)],
         [DUPLICATE],
+        [DUPLICATE, CRASH],
         [TORN, CRASH],
         [Slow("broker", 200, 1_000), Crash("stream", operations)],
     ]

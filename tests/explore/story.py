@@ -10,7 +10,7 @@ from tests.explore.schedules import Schedule
 
 
 def describe_schedule(schedule: Schedule) -> Iterator[str]:
-    yield f"seed {schedule.seed}, {'with' if schedule.hasty else 'without'} fallback, {schedule.tuning}"
+    yield f"seed {schedule.seed}, fallback: {schedule.hasty}, deduplicate: {schedule.deduplicate}, {schedule.tuning}"
     for item, pause_ms in schedule.steps:
         yield f"  {item}, then {pause_ms} ms"
 

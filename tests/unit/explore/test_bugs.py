@@ -16,7 +16,7 @@ from app.log.frame import Cursor, Frame
 from app.runtime.checkpoint import Checkpoint, CheckpointStore
 from app.runtime.loop import Held, StreamLoop
 from app.runtime.opener import TaskOpener
-from app.runtime.task import Task
+from app.runtime.task import SEEN, Task
 from tests.explore.explorer import explore
 
 SCHEDULES = 400
@@ -80,6 +80,18 @@ def watermark_forgotten(patch: pytest.MonkeyPatch) -> None:
         return msgspec.structs.replace(found, position=msgspec.structs.replace(found.position, max_time_ms=None))
 
     patch.setattr(Task, "snapshot", timeless)
+
+
+def ids_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint does not hold which ids were seen."""
+    snapshot = Task.snapshot
+
+    def forgetful(self: Task[Any], log_offset: int) -> Checkpoint:
+        found = snapshot(self, log_offset)
+        kept = {name: array for name, array in found.state.items() if not name.startswith(SEEN)}
+        return msgspec.structs.replace(found, state=kept)
+
+    patch.setattr(Task, "snapshot", forgetful)
 
 
 def gap_in_the_frames(patch: pytest.MonkeyPatch) -> None:
@@ -146,6 +158,7 @@ def decided_again(patch: pytest.MonkeyPatch) -> None:
         effect_without_cursor,
         state_without_its_offset,
         watermark_forgotten,
+        ids_forgotten,
         gap_in_the_frames,
         second_copies_count,
         answers_out_of_order,

@@ -255,6 +255,14 @@ def test_records_can_come_twice_and_in_another_order() -> None:
     assert [each.id for each in result.decisions] == ["b", "a", "c"]
 
 
+def test_a_copy_of_an_event_is_dropped_where_ids_are_remembered() -> None:
+    items = [pay("a", 90.0), DUPLICATE, CRASH, DUPLICATE, pay("b", 80.0)]
+    assert [each.id for each in drive(pipeline(), items, risk=risk, deduplicate_ms=None).decisions] == list("aaab")
+    result = drive(pipeline(), items, risk=risk)
+    assert [each.id for each in result.decisions] == held(result) == ["a", "b"]
+    assert result["b"].features == {"payments": 2.0}
+
+
 def test_every_decision_can_be_an_effect() -> None:
     declared = Pipeline(source=Payment, actions={Decision: [Publish("scores")]})
     result = drive(declared, [pay("a"), pay("b")])

@@ -34,11 +34,11 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 had not answered when the deadline was near, turned the call away, had failed so often that its breaker was open, or
 because the event was past its deadline when it was read."""
 LATE = "late"
-CAUSES = ("parse", "value", "key", "time", LATE, "decide", "model", "sink", "other")
+CAUSES = ("parse", "value", "key", "time", LATE, "decide", "model", "crash", "sink", "other")
 """The classes of reasons for a dead letter. Stable: people filter and count by them.
 
 parse: no event; value: a number that no column holds; key: not keyed as declared; time: ahead of the clock; late:
-behind the watermark; decide, model: user code failed on it; sink: refused by the sink.
+behind the watermark; decide, model: user code failed on it; crash: it killed who read it; sink: refused by the sink.
 """
 
 

@@ -23,10 +23,12 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from app.errors import CheckpointError, ConfigError, StoreError
+from app.runtime.attempts import Attempts
 from app.runtime.history import History, Milestone
 
 FORMAT = 1
 SUFFIX, PART = ".safetensors", ".part"
+ATTEMPTS = "attempts.json"
 LEFT_BEHIND_S = 600.0
 """A file that was begun so long ago has lost its writer: the slowest save seen took seconds."""
 
@@ -129,6 +131,24 @@ class CheckpointStore:
                 continue  # whoever had the partition before has just written a newer one and dropped this
             except OSError as error:
                 raise StoreError(f"checkpoint {info.path} cannot be read: {error}; {_remedy(error)}") from error
+
+    def note(self, topic: str, partition: int, attempts: Attempts) -> None:
+        """Writes down what is known of a partition's owners; a process that dies later cannot undo it."""
+        path = f"{self._folder(topic, partition)}/{ATTEMPTS}"
+        try:
+            self._write(path, msgspec.json.encode(attempts))
+        except OSError as error:
+            raise StoreError(f"{path} is not written: {error}; {_remedy(error)}") from error
+
+    def noted(self, topic: str, partition: int) -> Attempts | None:
+        path = f"{self._folder(topic, partition)}/{ATTEMPTS}"
+        try:
+            with self._files.open_input_stream(path) as stream:
+                return msgspec.json.decode(stream.read(), type=Attempts)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None  # nothing is lost with it but crashes that were counted
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}; {_remedy(error)}") from error
 
     def _folder(self, topic: str, partition: int) -> str:
         return f"{self._base}/{topic}-{partition}"

@@ -31,12 +31,13 @@ from app.inference import Scores
 from app.latency import StageLatency
 from app.log.frame import REASONS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
+from app.runtime.attempts import Attempts
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
 from app.runtime.retry import Failure, failed_again
 from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
-from app.sources import CommittedOffset, Consumer, Producer, TopicPartition
+from app.sources import CommittedOffset, Consumer, Producer, Records, TopicPartition
 
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger("ray.serve")
@@ -54,6 +55,8 @@ DECIDE_RESERVE_MS = 10.0
 FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
+CARE_PATIENCE_MS = 5_000.0
+"""A partition that gives nothing for so long has been read to its end: markers of transactions may hide that."""
 LOG_PATIENCE_MS = 90_000.0
 """How long frames may be on their way to a broker that is there. One that is not shows as the producer's last_error
 after a request timeout of 60 s at the latest. Seen once behind a broker's restart: librdkafka 2.16.0 had dropped the
@@ -151,8 +154,11 @@ class Totals:
 
 @dataclass
 class Held(Generic[E]):
-    """A partition that the loop works on. `moved_ms` is when the log last got on with what was sent to it, `current_ms`
-    when its newest checkpoint last lacked nothing."""
+    """A partition that the loop works on.
+
+    `moved_ms` is when the log last got on with what was sent to it, `current_ms` when its newest checkpoint last lacked
+    nothing. With `attempts` it is read with care, up to `care_until`; `read_ms` is when anything was read of it last.
+    """
 
     task: Task[E]
     log_offset: int
@@ -169,6 +175,9 @@ class Held(Generic[E]):
     checkpoint_bytes: int | None = None
     end_offset: int | None = None
     leaving: bool = False
+    attempts: Attempts | None = None
+    care_until: int = 0
+    read_ms: float = 0.0
 
 
 class StreamLoop(Generic[E]):
@@ -254,6 +263,8 @@ class StreamLoop(Generic[E]):
                 self._woken.wait(IDLE_WAIT_MS / 1000)
         self._parts.log.flush(10.0)
         for held in self._held.values():
+            if held.attempts is not None:
+                self._note_attempts(held, held.attempts.put_down())
             if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
                 saving = self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset))
                 error = saving.exception()
@@ -313,6 +324,9 @@ class StreamLoop(Generic[E]):
             checkpointed=task.next_offset,
             checkpoint_due_ms=now_ms + self._tuning.checkpoint_interval_ms,
             current_ms=now_ms,
+            attempts=None if opened.attempts.size is None else opened.attempts,
+            care_until=opened.end_offset,
+            read_ms=now_ms,
         )
 
     def _let_go(self, partition: int, held: Held[E]) -> None:
@@ -320,12 +334,24 @@ class StreamLoop(Generic[E]):
         if not held.save_failed:
             held.checkpoint_due_ms = 0.0
         flying = any(part.partition == partition for batch in self._in_flight for part in batch.parts)
+        if not flying and held.attempts is not None:
+            self._note_attempts(held, held.attempts.put_down())
         saved = held.snapshot is None and held.checkpointed >= held.task.next_offset
         if not flying and (saved or held.save_failed):
             del self._held[partition]
 
+    @property
+    def _staying(self) -> dict[int, Held[E]]:
+        return {partition: held for partition, held in self._held.items() if not held.leaving}
+
+    @property
+    def _careful(self) -> Held[E] | None:
+        """The partition that is read with care, and alone: a crash then is of what is in hand."""
+        return next((held for _, held in sorted(self._staying.items()) if held.attempts is not None), None)
+
     def _assign(self) -> None:
-        staying = frozenset(partition for partition, held in self._held.items() if not held.leaving)
+        careful = self._careful
+        staying = frozenset(self._staying) if careful is None else frozenset([careful.task.partition])
         if staying != self._assigned:
             topic = self._settings.topic
             positions = {TopicPartition(topic, each): self._held[each].task.next_offset for each in staying}
@@ -335,13 +361,15 @@ class StreamLoop(Generic[E]):
     # From the source to the models.
 
     def _start_batch(self) -> bool:
-        now_ms = self._parts.now_ms()
-        if not self._has_room or now_ms < self._next_batch_ms:
+        now_ms, careful = self._parts.now_ms(), self._careful
+        if not self._has_room or now_ms < self._next_batch_ms or (careful and self._in_flight):
             return False
         wait_ms = 0 if self._in_flight else int(IDLE_WAIT_MS)
-        polled = self._parts.source.poll(self._tuning.max_batch, wait_ms)
+        polled = self._parts.source.poll(self._portion(careful), wait_ms)
         fetched_ms = self._parts.now_ms()
         rows = sum(map(len, polled))
+        if careful:
+            self._take_care(careful, polled, fetched_ms)
         if not rows:
             self._next_batch_ms = fetched_ms + (self._pace.shortest_ms if self._in_flight else 0)
             return False
@@ -352,6 +380,25 @@ class StreamLoop(Generic[E]):
         if parts:
             self._launch(parts, fetched_ms)
         return True
+
+    def _portion(self, careful: Held[E] | None) -> int:
+        most = self._tuning.max_batch
+        return most if careful is None or careful.attempts is None else min(most, careful.attempts.size or most)
+
+    def _take_care(self, held: Held[E], polled: Sequence[Records], now_ms: float) -> None:
+        """Writes down what is about to be worked on, until what was there at the opening has been read."""
+        assert held.attempts is not None
+        if polled:
+            held.read_ms = now_ms
+            self._note_attempts(held, held.attempts.take(int(polled[0].offsets[0]), int(polled[-1].offsets[-1])))
+        elif held.task.next_offset >= held.care_until or now_ms - held.read_ms > CARE_PATIENCE_MS:
+            self._note_attempts(held, held.attempts.relax())
+            held.attempts = None
+
+    def _note_attempts(self, held: Held[E], attempts: Attempts) -> None:
+        if attempts != held.attempts:
+            self._parts.executor.submit(self._parts.opener.note, held.task.partition, attempts).result()
+            held.attempts = attempts
 
     def _launch(self, parts: Sequence[Slice[E]], fetched_ms: float) -> None:
         featured_ms = self._parts.now_ms()

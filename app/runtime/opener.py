@@ -1,7 +1,7 @@
 """Opening a task: from the newest checkpoint and the tail of the decision log to where the stream goes on."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -11,6 +11,7 @@ from app.event import Event
 from app.log.frame import decode_header
 from app.log.tail import read_to_end
 from app.pipeline import Pipeline
+from app.runtime.attempts import Attempts, reopened
 from app.runtime.checkpoint import Checkpoint, CheckpointStore
 from app.runtime.history import Milestone, latest_at
 from app.runtime.rebuild import fit, needed_from, rebuild, up_to
@@ -23,10 +24,13 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True)
 class Opened(Generic[E]):
-    """A task ready to go on. `log_offset` is where the decision log of its partition ended when it was read."""
+    """A task ready to go on. `log_offset` is where the decision log of its partition ended when it was read,
+    `end_offset` where the source did."""
 
     task: Task[E]
     log_offset: int
+    end_offset: int
+    attempts: Attempts
 
 
 class TaskOpener(Generic[E]):
@@ -61,11 +65,15 @@ class TaskOpener(Generic[E]):
         checkpoint, refused = self._newest(partition, first)
         log_offset, logged_through = self._read_decision_log(partition, checkpoint)
         began = refused or logged_through is not None
-        next_offset = self._next_offset(source, first, checkpoint, logged_through, began)
+        end_offset = self._consumer.end_offsets([source])[source]
+        next_offset = self._next_offset(source, first, end_offset, checkpoint, logged_through, began)
+        decided_through = next_offset - 1 if logged_through is None else logged_through
+        attempts = reopened(self._store.noted(*source), next_offset, decided_through)
+        self._store.note(*source, attempts)
         changed: Sequence[str] = ()
         if checkpoint:
             changed = fit(self._pipeline, self._settings, checkpoint).changed
-            checkpoint = self._renewed(source, checkpoint, first)
+            checkpoint = self._renewed(source, checkpoint, first, attempts.set_aside)
         elif began:
             logger.error("%s", _lost(source, first))
         task = Task(
@@ -73,13 +81,14 @@ class TaskOpener(Generic[E]):
             self._settings,
             partition,
             next_offset=next_offset,
-            decided_through=next_offset - 1 if logged_through is None else logged_through,
+            decided_through=decided_through,
             checkpoint=checkpoint,
+            set_aside=attempts.set_aside,
         )
         if checkpoint is None or changed:
             # Pins where this partition began, also for start: latest; and spares the next one to rebuild it again.
             self._store.save(task.snapshot(log_offset))
-        return Opened(task, log_offset)
+        return Opened(task, log_offset, end_offset, attempts)
 
     def pin(self, partition: int) -> None:
         """Lets a partition that was never opened begin at its first record, whatever `start` says."""
@@ -93,6 +102,9 @@ class TaskOpener(Generic[E]):
 
     def save(self, checkpoint: Checkpoint) -> int:
         return self._store.save(checkpoint)
+
+    def note(self, partition: int, attempts: Attempts) -> None:
+        self._store.note(self._settings.topic, partition, attempts)
 
     def close(self) -> None:
         self._consumer.close()
@@ -117,7 +129,9 @@ class TaskOpener(Generic[E]):
                 newest = newest or each
         return newest, refused
 
-    def _renewed(self, source: TopicPartition, checkpoint: Checkpoint, first: int) -> Checkpoint:
+    def _renewed(
+        self, source: TopicPartition, checkpoint: Checkpoint, first: int, set_aside: Mapping[int, int]
+    ) -> Checkpoint:
         """With the state of exactly what is declared now. Raises CheckpointError."""
         found = fit(self._pipeline, self._settings, checkpoint)
         if not found.changed:
@@ -140,7 +154,8 @@ class TaskOpener(Generic[E]):
             logger.error("%s: the state of %s is rebuilt in part only: %s", source, names, lack)
             start = Milestone(min(first, end), latest_at(checkpoint.position.history, first).max_time_ms)
         logger.warning("%s: rebuilds the state of %s from offsets %d..%d", source, names, start.offset, end - 1)
-        return rebuild(self._pipeline, self._settings, checkpoint, start, self._records(source, start.offset, end))
+        log = self._records(source, start.offset, end)
+        return rebuild(self._pipeline, self._settings, checkpoint, start, log, set_aside)
 
     def _records(self, source: TopicPartition, start: int, end: int) -> Iterator[Records]:
         if start < end:
@@ -158,9 +173,14 @@ class TaskOpener(Generic[E]):
         return end, through
 
     def _next_offset(
-        self, source: TopicPartition, first: int, checkpoint: Checkpoint | None, logged_through: int | None, began: bool
+        self,
+        source: TopicPartition,
+        first: int,
+        end: int,
+        checkpoint: Checkpoint | None,
+        logged_through: int | None,
+        began: bool,
     ) -> int:
-        end = self._consumer.end_offsets([source])[source]
         if logged_through is not None and logged_through >= end:
             raise BrokerError(
                 f"{source} ends at offset {end}, but is decided up to {logged_through + 1}: the topic was made anew; "
@@ -195,4 +215,7 @@ def describe(opened: Opened[Any]) -> str:
     """One line for the log."""
     task = opened.task
     replayed = max(0, task.decided_through + 1 - task.next_offset)
-    return f"partition {task.partition}: goes on at offset {task.next_offset}, {replayed} events are decided already"
+    care = "" if opened.attempts.size is None else ", with care: its last owners have died at this place"
+    return (
+        f"partition {task.partition}: goes on at offset {task.next_offset}, {replayed} events are decided already{care}"
+    )

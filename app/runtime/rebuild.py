@@ -80,6 +80,7 @@ def rebuild(
     checkpoint: Checkpoint,
     start: Milestone,
     log: Iterable[Records],
+    set_aside: Mapping[int, int] | None = None,
 ) -> Checkpoint:
     """The checkpoint with the state of what is declared now; `log` are the records from `start` to its offset.
 
@@ -99,6 +100,7 @@ def rebuild(
         next_offset=start.offset,
         decided_through=position.offset - 1,
         checkpoint=Checkpoint(begin, {}),
+        set_aside=set_aside,
     )
     for records in log:
         task.admit(records)

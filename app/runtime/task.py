@@ -79,7 +79,8 @@ class Task(Generic[E]):
     """Keeps the keyed state of one partition, and which ids it has seen lately.
 
     `next_offset` is the source offset that comes next. Offsets up to `decided_through` stand in the decision log, or
-    in a slice that is on its way there; while `next_offset` lies below, records only rebuild state.
+    in a slice that is on its way there; while `next_offset` lies below, records only rebuild state. The offsets that
+    are `set_aside`, each with the number of processes that its record has killed, are not read.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Task(Generic[E]):
         next_offset: int,
         decided_through: int,
         checkpoint: Checkpoint | None = None,
+        set_aside: Mapping[int, int] | None = None,
     ) -> None:
         self.partition = partition
+        self._set_aside = set_aside or {}
         self.next_offset = next_offset
         self.decided_through = decided_through
         self._pipeline = pipeline
@@ -136,13 +139,15 @@ class Task(Generic[E]):
             raise LogError(
                 f"{records.topic}[{self.partition}]: offset {offsets[0]} came again, {self.next_offset} was next"
             )
-        decoded = self._decoder.decode(records.values, records.keys, records.append_ms)
+        values, killers = self._harmless(records)
+        decoded = self._decoder.decode(values, records.keys, records.append_ms)
         columns, newest_ms = decoded.columns, self._newest(decoded.columns["time"])
         watermark_ms = newest_ms - self._settings.allowed_lateness_ms
         late = columns["time"] < watermark_ms
         duplicate = self._duplicates(records, decoded.rows, columns["id"], newest_ms, late)
         reasons = [
-            *decoded.rejected,
+            *killers,
+            *(each for each in decoded.rejected if int(offsets[each.row]) not in self._set_aside),
             *(
                 Rejected(int(decoded.rows[at]), self._lateness(columns, watermark_ms, at), LATE)
                 for at in np.flatnonzero(late & ~duplicate).tolist()
@@ -172,6 +177,18 @@ class Task(Generic[E]):
             rejected=_dead_letters(records, [each for each in sorted(reasons) if offsets[each.row] >= first]),
             duplicates=copies[copies >= first].tolist(),
         )
+
+    def _harmless(self, records: Records) -> tuple[Sequence[bytes | None], list[Rejected]]:
+        """The values without those of records that are set aside, and why these are."""
+        if not self._set_aside:
+            return records.values, []
+        rows = [row for row, offset in enumerate(records.offsets.tolist()) if offset in self._set_aside]
+        values: list[bytes | None] = list(records.values)
+        for row in rows:
+            values[row] = None
+        counts = [self._set_aside[int(records.offsets[row])] for row in rows]
+        reasons = [f"it killed the process that read it {count} times" for count in counts]
+        return values, [Rejected(row, reason, "crash") for row, reason in zip(rows, reasons, strict=True)]
 
     def _newest(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The highest event time seen at each event, that event included."""

@@ -401,13 +401,13 @@ def test_a_log_is_waited_for_that_has_nothing_to_do_or_moves_or_whose_broker_is_
         world.now_ms += LOG_PATIENCE_MS
         world.pay(0, "c", 60.0, START_MS)
         take_steps(loop)
-        world.log.release()
+        world.log.flush(0)
     world.pay(0, "c", 60.0, START_MS)
     take_steps(loop)
     world.log.last_error = BrokerError("out of reach")
     world.now_ms += LOG_PATIENCE_MS
     take_steps(loop)
-    world.log.release()
+    world.log.flush(0)
     assert list(world.outcomes(0)) == [0, 1, 2, 3]
 
 
@@ -599,7 +599,7 @@ def test_a_disk_that_is_full_delays_checkpoints_and_nothing_else(small_disk: Pat
     hog.unlink()
     steps(loop, 10_000)
     assert loop.standing()[0]["checkpoint_error"] is None
-    assert {path.suffix for path in small_disk.rglob("*") if path.is_file()} == {".safetensors"}
+    assert {path.suffix for path in small_disk.rglob("*") if path.is_file()} == {".json", ".safetensors"}
     newest = next(world.store.load("payments", 0))
     assert isinstance(newest, Checkpoint)
     assert newest.position.offset == 41

@@ -119,7 +119,7 @@ def draw_faults(random: Random) -> list[Fault]:
         [COORDINATOR_SILENT],
         [Away(random.choice(SINKS), away_ms)],
         [DUPLICATE],
-        [DUPLICATE, CRASH],
+        [CRASH, DUPLICATE],
         [TORN, CRASH],
         [Slow("broker", 200, 1_000), Crash("stream", operations)],
     ]

@@ -14,7 +14,7 @@ CRASHES_BEFORE_CARE = 2
 CRASHES_OF_A_RECORD = 2
 MOST_RECORDS = 4096
 SHRINK = 64
-"""4,096 records, 64, 1: seven crashes at most until a killer is set aside, about 40 s with Serve's restarts."""
+"""4,096 records, 64, 1: eight crashes at most until a killer is set aside, about 40 s with Serve's restarts."""
 
 
 class Attempts(msgspec.Struct, frozen=True, omit_defaults=True):

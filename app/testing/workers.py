@@ -277,9 +277,9 @@ class ActionWorker(Worker):
             sink, _, partition = unit.rpartition("/")
             wanted[sink].add(int(partition))
         for sink, loop in self.loops.items():
+            loop.assign(wanted[sink])  # also what is as it was: a fenced partition is taken up again by this
             if wanted[sink] != self._held.get(sink, set()):
                 self._held[sink] = wanted[sink]
-                loop.assign(wanted[sink])
                 self._threads[sink].wake()
 
     def works_on(self, partition: int) -> bool:

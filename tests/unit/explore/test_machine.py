@@ -83,7 +83,7 @@ class Application(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "simulation"):
             with self.simulation:
-                finish(self.simulation, self.items)
+                finish(self.simulation)
 
 
 def test_whatever_happens_in_whatever_order_every_promise_holds() -> None:

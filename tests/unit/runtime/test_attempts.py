@@ -23,8 +23,9 @@ from app.sources import Records, TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from app.testing.process import InlineExecutor
 
-MOST_CRASHES = 1 + CRASHES_BEFORE_CARE + 2 + CRASHES_OF_A_RECORD
-"""Of one killer: one behind records that got on, two before care, of 4,096 records and of 64, and of its own."""
+MOST_CRASHES = 2 + CRASHES_BEFORE_CARE + 2 + CRASHES_OF_A_RECORD
+"""Of one killer: one behind records and one behind a checkpoint that got on, two before care, of 4,096 records and of
+64, and of its own."""
 
 
 class Killed(BaseException):

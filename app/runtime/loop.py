@@ -157,7 +157,8 @@ class Held(Generic[E]):
     """A partition that the loop works on.
 
     `moved_ms` is when the log last got on with what was sent to it, `current_ms` when its newest checkpoint last lacked
-    nothing. With `attempts` it is read with care, up to `care_until`; `read_ms` is when anything was read of it last.
+    nothing. With `attempts` it is read with care, up to `care_until`; `read_ms` is when anything was read of it last,
+    and `noting` is done when what is in hand is written down. Before `next_record` nothing is left to be read.
     """
 
     task: Task[E]
@@ -176,6 +177,8 @@ class Held(Generic[E]):
     end_offset: int | None = None
     leaving: bool = False
     attempts: Attempts | None = None
+    noting: "Future[None] | None" = None
+    next_record: int = 0
     care_until: int = 0
     read_ms: float = 0.0
 
@@ -334,7 +337,7 @@ class StreamLoop(Generic[E]):
         if not held.save_failed:
             held.checkpoint_due_ms = 0.0
         flying = any(part.partition == partition for batch in self._in_flight for part in batch.parts)
-        if not flying and held.attempts is not None:
+        if not flying and held.attempts is not None and held.attempts.trying is not None:
             self._note_attempts(held, held.attempts.put_down())
         saved = held.snapshot is None and held.checkpointed >= held.task.next_offset
         if not flying and (saved or held.save_failed):
@@ -362,14 +365,16 @@ class StreamLoop(Generic[E]):
 
     def _start_batch(self) -> bool:
         now_ms, careful = self._parts.now_ms(), self._careful
-        if not self._has_room or now_ms < self._next_batch_ms or (careful and self._in_flight):
+        if not self._has_room or now_ms < self._next_batch_ms:
+            return False
+        if careful and (self._in_flight or not self._is_written_down(careful)):
             return False
         wait_ms = 0 if self._in_flight else int(IDLE_WAIT_MS)
         polled = self._parts.source.poll(self._portion(careful), wait_ms)
         fetched_ms = self._parts.now_ms()
         rows = sum(map(len, polled))
-        if careful:
-            self._take_care(careful, polled, fetched_ms)
+        if careful and not self._takes_care(careful, polled, fetched_ms):
+            return False
         if not rows:
             self._next_batch_ms = fetched_ms + (self._pace.shortest_ms if self._in_flight else 0)
             return False
@@ -385,20 +390,45 @@ class StreamLoop(Generic[E]):
         most = self._tuning.max_batch
         return most if careful is None or careful.attempts is None else min(most, careful.attempts.size or most)
 
-    def _take_care(self, held: Held[E], polled: Sequence[Records], now_ms: float) -> None:
-        """Writes down what is about to be worked on, until what was there at the opening has been read."""
+    def _is_written_down(self, held: Held[E]) -> bool:
+        """Whether a process that dies now leaves behind which records it had in hand."""
         assert held.attempts is not None
-        if polled:
-            held.read_ms = now_ms
-            self._note_attempts(held, held.attempts.take(int(polled[0].offsets[0]), int(polled[-1].offsets[-1])))
-        elif held.task.next_offset >= held.care_until or now_ms - held.read_ms > CARE_PATIENCE_MS:
-            self._note_attempts(held, held.attempts.relax())
-            held.attempts = None
+        first = max(held.task.next_offset, held.next_record)
+        trying = held.attempts.take(first, first + self._portion(held) - 1)
+        if held.noting is None or trying != held.attempts:
+            self._note_attempts(held, trying)
+        assert held.noting is not None
+        if not held.noting.done():
+            return False
+        error = held.noting.exception()
+        if error is not None:
+            self._note(str(error))
+            held.noting = None
+        return error is None
 
     def _note_attempts(self, held: Held[E], attempts: Attempts) -> None:
-        if attempts != held.attempts:
-            self._parts.executor.submit(self._parts.opener.note, held.task.partition, attempts).result()
-            held.attempts = attempts
+        held.attempts = attempts
+        held.noting = self._parts.executor.submit(self._parts.opener.note, held.task.partition, attempts)
+
+    def _takes_care(self, held: Held[E], polled: Sequence[Records], now_ms: float) -> bool:
+        """Whether these are the records that were written down; care ends when what was there at the opening is read.
+
+        Where offsets hold no record, the next one that does is written down instead, and read again.
+        """
+        assert held.attempts is not None
+        assert held.attempts.trying is not None
+        if polled:
+            held.read_ms = now_ms
+            first = int(polled[0].offsets[0])
+            if first == held.attempts.trying[0]:
+                return True
+            held.next_record, self._assigned = first, frozenset()
+            self._parts.source.assign({})
+            return False
+        if held.task.next_offset >= held.care_until or now_ms - held.read_ms > CARE_PATIENCE_MS:
+            self._note_attempts(held, held.attempts.relax())
+            held.attempts = None
+        return True
 
     def _launch(self, parts: Sequence[Slice[E]], fetched_ms: float) -> None:
         featured_ms = self._parts.now_ms()

@@ -12,8 +12,8 @@ PATIENCE_S = 30.0
 def read_to_end(consumer: Consumer, partition: TopicPartition, start: int) -> Iterator[Records]:
     """The records from `start` (or the first that the log still holds) up to the end that the log has when called.
 
-    For logs written without transactions: the marker that ends one is at an offset, but never read. Takes over the
-    consumer's assignment. Raises BrokerError when nothing comes for 30 s.
+    Takes over the consumer's assignment; it is one without a group, which also knows when nothing but the markers of
+    transactions is left. Raises BrokerError when nothing comes for 30 s.
     """
     begin = max(start, consumer.beginning_offsets([partition])[partition])
     end = consumer.end_offsets([partition])[partition]
@@ -25,8 +25,8 @@ def read_to_end(consumer: Consumer, partition: TopicPartition, start: int) -> It
     while begin < end:
         for records in consumer.poll(10_000, 100):
             heard_s = time.monotonic()
-            begin = int(records.offsets[-1]) + 1
             yield records
+        begin = max(begin, consumer.passed(partition))
         if time.monotonic() - heard_s > PATIENCE_S:
             raise BrokerError(
                 f"{partition} gave nothing for {PATIENCE_S:.0f} s between offset {begin} and its end {end}; "

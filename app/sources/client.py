@@ -111,6 +111,11 @@ class Consumer(Protocol):
     def resume(self, partitions: Collection[TopicPartition]) -> None:
         """Goes on behind the last record that `poll` returned."""
 
+    def passed(self, partition: TopicPartition) -> int:
+        """Up to which offset nothing is left that `poll` could return: behind the last record that it did, or behind
+        the markers of transactions that follow it. Only a consumer without a group learns of these.
+        """
+
     def partitions(self, topic: str) -> list[int]:
         """Asks the cluster. Raises BrokerError when the topic does not exist; never makes it."""
 

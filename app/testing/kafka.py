@@ -135,6 +135,9 @@ class MemoryConsumer:
                 self.positions[partition] += len(stored)
         return taken
 
+    def passed(self, partition: TopicPartition) -> int:
+        return self.positions[partition]
+
     def pause(self, partitions: Collection[TopicPartition]) -> None: ...
     def resume(self, partitions: Collection[TopicPartition]) -> None: ...
 

@@ -397,7 +397,7 @@ def expected(value: bytes | None, key: bytes | None) -> dict[str, Any] | None:
     if not all(row[name] is None or _is(row[name], kind) for name, kind in optional.items()):
         return None
     fits = all(-(2**63) <= row[name] < 2**63 for name in ("time", "items")) and abs(row["points"] or 0) < 1e308
-    if not fits or row["time"] > APPEND_MS + AHEAD_MS or key != row["card"].encode():
+    if not fits or not 0 <= row["time"] <= APPEND_MS + AHEAD_MS or key != row["card"].encode():
         return None
     return {name: row[name] for name in Payment.__struct_fields__}
 

@@ -53,6 +53,8 @@ def consumer_options(
         # How long a topic must be unknown before it is said to be deleted; the default is 30 s.
         "topic.metadata.propagation.max.ms": 5_000,
         **common_options(settings),
+        # Tells where a partition ends, markers included; each time, which would wake a stream's loop for nothing.
+        "enable.partition.eof": group is None,
         "group.id": group or "headrace-without-group",  # librdkafka insists; nothing is committed to this one
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
@@ -74,6 +76,7 @@ class ConfluentConsumer:
         self._group = group
         self._assigned: set[TopicPartition] = set()
         self._failures: dict[TopicPartition, BrokerError] = {}
+        self._passed: dict[TopicPartition, int] = {}
         options = consumer_options(settings, group, buffer_bytes, hurried=hurried, read_uncommitted=read_uncommitted)
         self._client = self._link.open(ck.Consumer, {**options, "on_commit": self._note_commit})
 
@@ -93,6 +96,7 @@ class ConfluentConsumer:
                 self._client.incremental_assign([ck.TopicPartition(*place, positions[place]) for place in new])
         self._assigned = self._link.partitions = set(positions)
         self._failures = {place: error for place, error in self._failures.items() if place not in gone}
+        self._passed = {place: self._passed.get(place, offset) for place, offset in positions.items()}
 
     def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
         self._raise_failure()
@@ -103,23 +107,31 @@ class ConfluentConsumer:
         messages = [first]
         if max_records > 1:
             messages += self._client.consume(min(max_records - 1, MOST_RECORDS_OF_A_CALL), 0)
+        ends: dict[TopicPartition, int] = {}
         if any(map(ck.Message.error, messages)):
-            messages = self._set_errors_aside(messages)
+            messages = self._set_errors_aside(messages, ends)
         if not messages:
             self._raise_failure()
-        return group_by_partition(messages)
+        polled = group_by_partition(messages)
+        for records in polled:
+            self._passed[TopicPartition(records.topic, records.partition)] = int(records.offsets[-1]) + 1
+        self._passed |= ends
+        return polled
 
     def _raise_failure(self) -> None:
         if self._failures:
             raise next(iter(self._failures.values())).with_traceback(None)
 
-    def _set_errors_aside(self, messages: list[Any]) -> list[Any]:
-        """Returns the messages that are records, and keeps what the others say for the next poll."""
+    def _set_errors_aside(self, messages: list[Any], ends: dict[TopicPartition, int]) -> list[Any]:
+        """Returns the messages that are records, and keeps what the others say for the next poll; in `ends`, where a
+        partition was found to end."""
         for message in messages:
             error = message.error()
             if error is None:
                 continue
-            if error.code() in PASSING:
+            if error.code() == ck.KafkaError._PARTITION_EOF:
+                ends[TopicPartition(message.topic(), message.partition())] = message.offset()
+            elif error.code() in PASSING:
                 self._link.note(error)
             else:
                 place = TopicPartition(message.topic(), message.partition())
@@ -131,6 +143,9 @@ class ConfluentConsumer:
             beginning = self.beginning_offsets([place])[place]
             return out_of_range(place, wanted, beginning, self.end_offsets([place])[place])
         return BrokerError(f"{place} at {self._link.bootstrap} cannot be read: {error.str()}")
+
+    def passed(self, partition: TopicPartition) -> int:
+        return self._passed[partition]
 
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._client.pause(to_client(partitions))

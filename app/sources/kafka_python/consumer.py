@@ -101,6 +101,9 @@ class KafkaPythonConsumer:
         beginning = self.beginning_offsets([place])[place]
         return out_of_range(place, offset, beginning, self.end_offsets([place])[place])
 
+    def passed(self, partition: TopicPartition) -> int:
+        return max(self._positions[partition], self._client.position(to_client([partition])[0]) or 0)
+
     def pause(self, partitions: Collection[TopicPartition]) -> None:
         self._paused |= self._positions.keys() & partitions
         self._assign_what_runs()

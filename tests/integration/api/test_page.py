@@ -77,7 +77,7 @@ def test_the_page_shows_the_open_dead_letters_latest_first_until_they_are_dealt_
     page.goto(site.url)
     expect(page.get_by_text("None is open")).to_be_visible()
     decide(site, payment("p1", amount=13.0))
-    site.stream.broker.now_ms += 1_000
+    site.stream.broker.clock.now_ms += 1_000
     site.stream.broker.append(SOURCE, 0, b"<b>no event</b>", b"c1")
     site.stream.decide_all()
     letters = page.locator("#letters li")

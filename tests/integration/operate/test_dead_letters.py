@@ -28,7 +28,7 @@ from app.operate.config_file import read_args
 from app.operate.first_copies import first_copies
 from app.pipelines.fraud import fraud
 from app.runtime.task import Outcome, Task, TaskSettings, decide
-from app.sources import Records, TopicPartition, open_admin, open_consumer, open_producer
+from app.sources import Records, TopicPartition, open_admin, open_consumer, open_producer, open_transactional_producer
 from tests.integration.actions.conftest import Receiver
 from tests.integration.conftest import ROOT, free_port, wait_until
 
@@ -94,6 +94,7 @@ class Line:
             late=self.topics.late,
             open_consumer=partial(open_consumer, self.args.kafka),
             open_producer=partial(open_producer, self.args.kafka, linger_ms=1),
+            open_transactional_producer=partial(open_transactional_producer, self.args.kafka),
         )
         logs = [TopicPartition(self.topics.decisions, each) for each in range(PARTITIONS)]
         ends = {log.partition: end for log, end in self.consumer.end_offsets(logs).items()}

@@ -19,11 +19,11 @@ from app.event import Event
 from app.latency import StageLatency
 from app.pipeline import Pipeline
 from app.runtime.action_worker import STOP_TIMEOUT_S, SinkThread, drain
-from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, MemoryTransactionalProducer
 from tests.integration.actions.conftest import Receiver
 from tests.integration.conftest import free_port, wait_until
 from tests.unit.actions.crashes import append, committed, kafka_with
-from tests.unit.actions.decision_log import DECISIONS, LETTERS, PIPELINE, Hold, Row, Written
+from tests.unit.actions.decision_log import DECISIONS, LATE_EVENTS, LETTERS, PIPELINE, Hold, Row, Written
 
 
 class Payment(Event, frozen=True):
@@ -87,8 +87,10 @@ def start(kafka: MemoryKafka, sinks: dict[str, Any]) -> dict[str, SinkThread]:
     connect = Kafka(
         decisions=DECISIONS,
         dead_letters=LETTERS,
-        open_consumer=lambda group, hurried=True: MemoryConsumer(kafka, group),
+        late=LATE_EVENTS,
+        open_consumer=lambda group, **_: MemoryConsumer(kafka, group),
         open_producer=lambda: MemoryProducer(kafka),
+        open_transactional_producer=lambda transactional_id: MemoryTransactionalProducer(kafka, transactional_id),
     )
     off = {"cases": {"url": "off"}, "held": {"dsn": "off"}, "held_here": {"dsn": "off"}}
     built = build_sinks(PIPELINE, SINKS, off | sinks)

@@ -27,8 +27,9 @@ def test_a_partition_that_is_added_gets_its_logs_and_is_read_from_its_first_reco
     bootstrap: str, client: ClientName, tmp_path: Path
 ) -> None:
     kafka = KafkaSettings(bootstrap=bootstrap, client=client)
-    topics = Topics(source=f"growing-{client}", decisions=f"growing-{client}-d", dead_letters=f"growing-{client}-l")
-    names = (topics.source, topics.decisions, topics.dead_letters)
+    own = {each: f"growing-{client}-{each}" for each in ("decisions", "dead_letters", "late")}
+    topics = Topics(source=f"growing-{client}", **own)
+    names = (topics.source, *topics.logs)
     new = TopicPartition(topics.source, 2)
     with (
         closing(open_admin(kafka)) as admin,
@@ -54,7 +55,7 @@ def test_a_partition_that_is_added_gets_its_logs_and_is_read_from_its_first_reco
             sender.send(topics.source, b"{}", partition=2)
         assert partitions.look() == [0, 1, 2]
         found = admin.topics()
-        assert [found[name] for name in names] == [3, 3, 3]
+        assert [found[name] for name in names] == [3] * 4
         source.assign({TopicPartition(topics.source, 0): 0, new: opener.open(2).task.next_offset})
         read: list[bytes | None] = []
         wait_until(lambda: [read.extend(records.values) for records in source.poll(10, 50)] and read, "the record", 20)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.errors import BrokerError, FencedError, RefusedRecordError
+from app.log.tail import read_to_end
 from app.sources import (
     Admin,
     ClientName,
@@ -65,6 +66,23 @@ def test_records_and_offsets_are_there_together_when_it_commits(
     producer.commit(topic, {source: CommittedOffset(7, '{"größer":1}')})
     assert group.committed([source]) == {source: CommittedOffset(7, '{"größer":1}')}
     assert read(consumer, target, 2) == [b"a", b"b"]
+
+
+def test_a_log_that_ends_in_the_markers_of_transactions_is_read_to_its_end(
+    settings: KafkaSettings, open_one: Open, places: Places, topic: str
+) -> None:
+    producer = open_one()
+    for value in (b"0", b"1"):
+        send(producer, places[0], value)
+        producer.commit(topic, {})
+    send(producer, places[0], b"undone")
+    producer.flush(10)
+    open_one()  # undoes what was open
+    with contextlib.closing(open_consumer(settings)) as consumer:
+        wait_until(lambda: consumer.end_offsets([places[0]])[places[0]] >= 6, "the markers")
+        for start, expected in ((0, [b"0", b"1"]), (2, [b"1"]), (4, [])):
+            found = [value for records in read_to_end(consumer, places[0], start) for value in records.values]
+            assert found == expected
 
 
 def test_many_transactions_follow_one_another_in_order(

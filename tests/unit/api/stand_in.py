@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from app.actions.action import Action, Decision, Sink
+from app.actions.action import Action, Decision
 from app.actions.letters import REJECTS
 from app.actions.message import Message, identity_headers, reject_message
+from app.actions.post import Post
+from app.actions.publish import Publish
 from app.actions.selection import EveryReject
 from app.api.backend import Backend
 from app.api.intake import Intake
@@ -67,7 +69,7 @@ fraud = Pipeline(
     features=[CardHistory],
     models={"risk": RiskModel},
     decide=judge,
-    actions={Hold: [Sink("holds"), Sink("case-system")], Decision: [Sink("scores")]},
+    actions={Hold: [Publish("holds"), Post("case-system")], Decision: [Publish("scores")]},
 )
 
 

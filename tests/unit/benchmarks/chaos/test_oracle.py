@@ -11,7 +11,7 @@ from app.log.frame import Stages
 from app.runtime.task import Outcome, Task, TaskSettings, decide
 from app.simulate import Disturbance, simulate
 from app.sources import Records
-from benchmarks.chaos.oracle import DAY_MS, FEATURES, LATENESS_MS, Oracle
+from benchmarks.chaos.oracle import DAY_MS, FEATURES, HORIZON_MS, LATENESS_MS, Oracle
 from benchmarks.chaos.pipeline import POISON_AMOUNT, chaos
 from benchmarks.chaos.traffic import poison
 
@@ -90,7 +90,7 @@ def test_the_oracle_and_the_pipelines_own_task_agree_on_disturbed_traffic() -> N
     oracle = Oracle()
     expected = [oracle.expect(each) for each in sources]
 
-    settings = TaskSettings("fraud", "payments")
+    settings = TaskSettings("fraud", "payments", deduplicate_ms=HORIZON_MS)
     task = Task(chaos, settings, 0, next_offset=0, decided_through=-1)
     records = Records(
         topic="payments",
@@ -103,7 +103,7 @@ def test_the_oracle_and_the_pipelines_own_task_agree_on_disturbed_traffic() -> N
     )
     part = task.admit(records)
     assert part is not None
-    frame = decide(chaos, settings, part, Outcome({}, {}, "fallback"), Stages(0, 0, 0, 0, 0))
+    frame = decide(chaos, settings, part, Outcome({}, {}, "fallback-failed"), Stages(0, 0, 0, 0, 0))
     fine = [each for each in expected if each.features is not None and not each.poison]
     assert [each.offset for each in fine] == frame.decided.offsets.tolist()
     for number, name in enumerate(FEATURES):

@@ -1,6 +1,7 @@
 """Brokers for tests, one of each kind a session, in a process of its own, on a free port; and a browser."""
 
 import os
+import random
 import shlex
 import socket
 import subprocess
@@ -12,22 +13,31 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from app.operate.ports import is_free
+
 ROOT = Path(__file__).parents[2]
 INSTALL_BROWSER = ROOT / "scripts" / "install-browser"
 START_DEADLINE_S = 60
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+PORTS_OF_A_WORKER = 9_000
+FIRST_PORT = 14_000
+"""Below those that the system gives to clients: one of these took a broker's port before that could listen."""
+
+
+def free_port(count: int = 1) -> int:
+    """A port that nobody listens on, nor on its count - 1 successors; from a range of this test process's own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    first = FIRST_PORT + worker * PORTS_OF_A_WORKER
+    while True:
+        port = random.randrange(first, first + PORTS_OF_A_WORKER - count)
+        if all(is_free(port + each) for each in range(count)):
+            return port
 
 
 def free_ports() -> int:
     """Returns a free port whose successor, Kafka's controller, is free as well."""
-    while accepts((port := free_port()) + 1):
-        pass
-    return port
+    return free_port(2)
 
 
 def wait_until(holds: Callable[[], object], what: str, deadline_s: float = START_DEADLINE_S) -> None:

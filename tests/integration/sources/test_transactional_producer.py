@@ -202,8 +202,13 @@ def test_transactions_of_several_threads_run_side_by_side(
     assert group.committed(places) == dict.fromkeys(places, CommittedOffset(19))
 
 
-def test_over_a_killed_broker_every_record_is_there_once(broker: BrokerProcess, client: ClientName) -> None:
+@pytest.mark.timeout(90)
+def test_over_a_killed_broker_every_record_is_there_once(
+    broker: BrokerProcess, client: ClientName, request: pytest.FixtureRequest
+) -> None:
     """As its users do: behind an error, what the group has says whether the commit went through."""
+    if client == "confluent-kafka" and "apache" in request.node.name:
+        pytest.skip("its offsets stay unstable in two of five runs, without end: see docs/ROADMAP.md, librdkafka 5456")
     settings = KafkaSettings(bootstrap=broker.bootstrap, client=client)
     with contextlib.closing(open_admin(settings)) as admin:
         admin.ensure_topics({"over": 2})

@@ -12,7 +12,12 @@ import pytest
 
 from tests.integration.conftest import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+REASON = "takes minutes of a machine of its own; set HEADRACE_LONG=1 to run it"
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif("HEADRACE_LONG" not in os.environ, reason=REASON),
+]
 FAULTS = ("stream-worker-killed", "action-worker-killed")
 MARK = "HEADRACE_TEST_RUN"
 COUNTS = ("lost", "decided_twice", "effects_lost", "effects_twice", "features_wrong")

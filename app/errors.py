@@ -45,7 +45,7 @@ class InferenceError(HeadraceError):
     `cause` says in one word why the fallback had to decide; it stands in the decision's reason.
     """
 
-    cause: ClassVar[Literal["failed", "late", "shed", "open", "overdue"]] = "failed"
+    cause: ClassVar[Literal["failed", "late", "shed", "open"]] = "failed"
 
 
 class ModelDiedError(InferenceError):

@@ -3,12 +3,10 @@
 import math
 import random
 from collections.abc import Collection
-from typing import Literal
 
 from app.actions.backoff import backoff_ms
+from app.breaker import BreakerState
 from app.errors import HeadraceError
-
-BreakerState = Literal["closed", "open", "half-open"]
 
 
 class Breaker:

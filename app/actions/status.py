@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from app.actions.breaker import BreakerState
 from app.actions.reading import Passed
+from app.breaker import BreakerState
 
 
 class StepReport(NamedTuple):

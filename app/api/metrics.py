@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from app.api.status import StatusDocument
 from app.latency import Histogram
+from app.log.frame import FALLBACKS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -21,7 +22,6 @@ TOTALS = {
     "duplicates": "Records that were copies of an event before them.",
     "late": "Events that came after the watermark had passed them; they are dead letters, too.",
 }
-CAUSES = ("failed", "late", "shed", "open", "overdue")
 BREAKER_LEVELS = {"closed": 0, "half-open": 1, "open": 2}
 PARTITION_GAUGES = {
     "lag": ("lag_events", "Events that are appended and not decided.", 1),
@@ -69,7 +69,7 @@ class StatusCollector(Collector):
             yield counter
         text = "Events decided without the models' answer, by cause."
         fallbacks = CounterMetricFamily("headrace_fallbacks", text, labels=["pipeline", "cause"])
-        for cause in CAUSES:
+        for cause in FALLBACKS:
             fallbacks.add_metric([self._pipeline, cause], self._status["totals"][f"fallback_{cause}"])
         yield fallbacks
 

@@ -33,6 +33,10 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 """What decided an event: `decide` alone, `decide` with every model's answer, or the fallback: because a model failed,
 had not answered when the deadline was near, turned the call away, had failed so often that its breaker was open, or
 because the event was past its deadline when it was read."""
+FALLBACKS: Mapping[str, Reason] = {
+    reason.removeprefix("fallback-"): reason for reason in REASONS if reason.startswith("fallback-")
+}
+"""Of each cause for which the fallback decides, the reason that its decisions give."""
 LATE = "late"
 CAUSES = ("parse", "value", "key", "time", LATE, "decide", "model", "crash", "sink", "other")
 """The classes of reasons for a dead letter. Stable: people filter and count by them.

@@ -29,7 +29,7 @@ from app.errors import (
 from app.event import Columns, Event
 from app.inference import Scores
 from app.latency import StageLatency
-from app.log.frame import REASONS, Frame, FrameHeader, Stages, encode_within
+from app.log.frame import FALLBACKS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.attempts import Attempts
 from app.runtime.checkpoint import Checkpoint
@@ -52,7 +52,6 @@ DEATHS_ALLOWED = 3
 before it is set aside."""
 DECIDE_RESERVE_MS = 10.0
 """Before a deadline: what it takes to decide 4,096 rows by the fallback and to hand them to the log."""
-FALLBACKS = tuple(reason for reason in REASONS if reason.startswith("fallback"))
 COMMIT_INTERVAL_MS = 1_000.0
 SURVEY_INTERVAL_MS = 1_000.0
 CARE_PATIENCE_MS = 5_000.0
@@ -144,12 +143,12 @@ class Totals:
     duplicates: int = 0
     late: int = 0
     overdue: int = 0
-    fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS, 0))
+    fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS.values(), 0))
 
     def counts(self) -> dict[str, int]:
         """All of them by name; "fallbacks" is their sum."""
-        by_reason = {reason.replace("-", "_"): count for reason, count in self.fallbacks.items()}
-        return asdict(self) | {"fallbacks": sum(self.fallbacks.values())} | by_reason
+        by_cause = {f"fallback_{cause}": self.fallbacks[reason] for cause, reason in FALLBACKS.items()}
+        return asdict(self) | {"fallbacks": sum(self.fallbacks.values())} | by_cause
 
 
 @dataclass
@@ -435,7 +434,7 @@ class StreamLoop(Generic[E]):
         self.totals.events += sum(len(part.rows) + len(part.rejected) for part in parts)
         overdue, timely = self._divide(parts, featured_ms)
         if overdue:
-            self._start(overdue, Outcome({}, {}, "fallback-overdue"), fetched_ms, featured_ms)
+            self._start(overdue, Outcome({}, {}, FALLBACKS["overdue"]), fetched_ms, featured_ms)
         if timely:
             unasked = self._parts.models is None or not any(len(part.rows) for part in timely)
             self._start(timely, Outcome({}, {}, "rules") if unasked else None, fetched_ms, featured_ms)
@@ -528,7 +527,7 @@ class StreamLoop(Generic[E]):
         except InferenceError as error:
             self._note(str(error))
             if self._pipeline.fallback is not None:
-                return Outcome({}, {}, f"fallback-{error.cause}")
+                return Outcome({}, {}, FALLBACKS[error.cause])
             if isinstance(error, ModelDiedError):
                 batch.deaths, batch.suspect = batch.deaths + 1, True
             if batch.deaths == DEATHS_ALLOWED:

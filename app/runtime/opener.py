@@ -14,7 +14,7 @@ from app.pipeline import Pipeline
 from app.runtime.attempts import Attempts, reopened
 from app.runtime.checkpoint import Checkpoint, CheckpointStore
 from app.runtime.history import Milestone, latest_at
-from app.runtime.rebuild import fit, needed_from, rebuild, up_to
+from app.runtime.rebuild import Fit, fit, needed_from, rebuild, up_to
 from app.runtime.task import Task, TaskSettings
 from app.sources import Consumer, Records, TopicPartition
 
@@ -72,8 +72,9 @@ class TaskOpener(Generic[E]):
         self._store.note(*source, attempts)
         changed: Sequence[str] = ()
         if checkpoint:
-            changed = fit(self._pipeline, self._settings, checkpoint).changed
-            checkpoint = self._renewed(source, checkpoint, first, attempts.set_aside)
+            found = fit(self._pipeline, self._settings, checkpoint)
+            changed = found.changed
+            checkpoint = self._renewed(source, checkpoint, found, first, attempts.set_aside)
         elif began:
             logger.error("%s", _lost(source, first))
         task = Task(
@@ -130,10 +131,14 @@ class TaskOpener(Generic[E]):
         return newest, refused
 
     def _renewed(
-        self, source: TopicPartition, checkpoint: Checkpoint, first: int, set_aside: Mapping[int, int]
+        self,
+        source: TopicPartition,
+        checkpoint: Checkpoint,
+        found: Fit,
+        first: int,
+        set_aside: Mapping[int, int],
     ) -> Checkpoint:
         """With the state of exactly what is declared now. Raises CheckpointError."""
-        found = fit(self._pipeline, self._settings, checkpoint)
         if not found.changed:
             return Checkpoint(checkpoint.position, found.kept)
         names, end = " and ".join(found.changed), checkpoint.position.offset

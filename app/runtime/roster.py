@@ -13,7 +13,7 @@ import msgspec
 
 from app.breaker import BreakerState
 from app.latency import AlertChange, Budgets, LatencyBoard, StageCounts
-from app.log.frame import REASONS
+from app.log.frame import FALLBACKS
 from app.runtime.assignment import assign
 
 SILENCE_MS = 3_000
@@ -24,9 +24,18 @@ than a worker is silent whose heartbeat got no answer: 1 s until it gives that o
 RATE_WINDOW_MS = 5_000
 REMEMBERED = 1_000
 """Workers whose totals are remembered after they fell silent: one that was only frozen must not count twice."""
-CAUSES = tuple(reason.replace("-", "_") for reason in REASONS if reason.startswith("fallback"))
 Kind = Literal["stream", "action"]
-COUNTS = ("events", "decisions", "dead_letters", "actions", "duplicates", "late", "overdue", "fallbacks", *CAUSES)
+COUNTS: tuple[str, ...] = (
+    "events",
+    "decisions",
+    "dead_letters",
+    "actions",
+    "duplicates",
+    "late",
+    "overdue",
+    "fallbacks",
+    *(f"fallback_{cause}" for cause in FALLBACKS),
+)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):

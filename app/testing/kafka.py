@@ -74,6 +74,11 @@ class MemoryKafka:
             self.on_append(place, stored)
         return len(self.logs[place]) - 1
 
+    def require(self, partition: TopicPartition) -> None:
+        """Raises BrokerError when it has not been created."""
+        if partition not in self.logs:
+            raise BrokerError(f"there is no {partition}; create it")
+
     def survive(self) -> None:
         """Marks the boundary of an operation, of Kafka or of something else."""
         self.operations += 1
@@ -114,8 +119,7 @@ class MemoryConsumer:
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         for partition in positions:
-            if partition not in self.kafka.logs:
-                raise BrokerError(f"there is no {partition}; create it")
+            self.kafka.require(partition)
         self.positions = {each: self.positions.get(each, position) for each, position in positions.items()}
 
     def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
@@ -209,8 +213,7 @@ class MemoryProducer:
         on_delivery: OnDelivery | None = None,
     ) -> None:
         place = TopicPartition(topic, partition or 0)
-        if place not in self.kafka.logs:
-            raise BrokerError(f"there is no {place}; create it")
+        self.kafka.require(place)
         self.pending.append(Sent(*place, value, key, headers, on_delivery))
 
     def poll(self, timeout_ms: int = 0) -> None:
@@ -267,8 +270,7 @@ class MemoryTransactionalProducer:
         headers: Sequence[Header] = (),
     ) -> None:
         place = TopicPartition(topic, partition or 0)
-        if place not in self.kafka.logs:
-            raise BrokerError(f"there is no {place}; create it")
+        self.kafka.require(place)
         most = self.kafka.most_value_bytes
         exempt = self.kafka.letters_may_be_larger and topic.endswith("dead-letters")
         if most is not None and len(value or b"") > most and not exempt:

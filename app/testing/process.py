@@ -143,11 +143,7 @@ class SteppedExecutor(Executor):
         self._thread.wait(0 if len(self._jobs) > 1 else float("inf"))
         if not self._jobs:
             return
-        future, job = self._jobs.popleft()
-        try:
-            future.set_result(job())
-        except Exception as error:  # noqa: BLE001 - the future carries it to whoever asks
-            future.set_exception(error)
+        settle(*self._jobs.popleft())
         self._done()
 
 
@@ -156,8 +152,13 @@ class InlineExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - the future carries it to whoever asks
-            future.set_exception(error)
+        settle(future, partial(function, *args, **kwargs))
         return future
+
+
+def settle(future: "Future[Any]", job: Callable[[], Any]) -> None:
+    """Does the job; the future carries its result, or what it raised."""
+    try:
+        future.set_result(job())
+    except Exception as error:  # noqa: BLE001 - for whoever asks the future
+        future.set_exception(error)

@@ -35,11 +35,6 @@ def free_port(count: int = 1) -> int:
             return port
 
 
-def free_ports() -> int:
-    """Returns a free port whose successor, Kafka's controller, is free as well."""
-    return free_port(2)
-
-
 def wait_until(holds: Callable[[], object], what: str, deadline_s: float = START_DEADLINE_S) -> None:
     end = time.monotonic() + deadline_s
     while not holds():
@@ -94,7 +89,7 @@ def dev_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The bootstrap address of Apache Kafka."""
     command = kafka_command()
-    port = free_ports()
+    port = free_port(2)  # the successor is for its controller
     directory = tmp_path_factory.mktemp("apache-kafka")
     settings = [
         "broker.session.timeout.ms=18000",  # without CPU for 9 s it would be fenced: Ray can hold both cores

@@ -5,9 +5,7 @@ from concurrent.futures import Future
 
 from app.event import Columns
 from app.inference import Scores
-from app.testing.process import InlineExecutor
-
-__all__ = ["InlineExecutor", "InlineModels"]
+from app.testing.process import settle
 
 
 class InlineModels:
@@ -20,8 +18,5 @@ class InlineModels:
     def ask(self, columns: Columns, rows: int) -> "Future[Scores]":
         self.rows_asked += rows
         future: Future[Scores] = Future()
-        try:
-            future.set_result(Scores(self._predict(columns), {"risk": "v1"}))
-        except Exception as error:  # noqa: BLE001 - as with a real call
-            future.set_exception(error)
+        settle(future, lambda: Scores(self._predict(columns), {"risk": "v1"}))
         return future

@@ -22,7 +22,7 @@ from app.sources import (
     open_consumer,
     open_producer,
 )
-from tests.integration.conftest import ROOT, accepts, free_ports, kafka_command, wait_until
+from tests.integration.conftest import ROOT, accepts, free_port, kafka_command, wait_until
 
 names = (f"s{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
 
@@ -110,7 +110,7 @@ class BrokerProcess:
     """A broker that can be ended and started again, on the same port and folder."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
-        self.port = free_ports()
+        self.port = free_port(2)  # the successor is for the controller of Kafka
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._command = [*command, "--port", str(self.port), "--dir", str(folder / "data")]
         self._output = folder / "output"

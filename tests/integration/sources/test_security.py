@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from app.errors import BrokerError
 from app.sources import ClientName, KafkaSettings, TopicPartition, open_admin, open_consumer, open_producer
-from tests.integration.conftest import free_port, free_ports, kafka_command, run_broker
+from tests.integration.conftest import free_port, kafka_command, run_broker
 
 pytestmark = pytest.mark.kafka
 LOGIN = 'org.apache.kafka.common.security.plain.PlainLoginModule required user_ann="hush";'
@@ -25,7 +25,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     write_key_store(authority.issue_cert("127.0.0.1"), folder / "server.pem")
-    plain, secure = free_ports(), free_port()
+    plain, secure = free_port(2), free_port()
     broker = run_broker([*command, *options(plain, secure, folder)], secure, folder / "output")
     next(broker)
     yield {

@@ -28,7 +28,7 @@ from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
 from app.testing.clock import Clock
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
-from tests.support.inline import InlineExecutor
+from app.testing.process import InlineExecutor
 
 START_MS = 1_700_000_000_000
 DEADLINE_MS = 100

@@ -29,7 +29,8 @@ from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
-from tests.support.inline import InlineExecutor, InlineModels
+from app.testing.process import InlineExecutor
+from tests.support.inline import InlineModels
 
 START_MS = 1_600_000_000_000
 HOUR_MS = 3_600_000

@@ -1,13 +1,17 @@
-"""Calls real Serve replicas through ModelCalls from another replica, as a stream worker does; prints what came back."""
+"""Calls real Serve replicas through ModelCalls from another replica, as a stream worker does; writes what came back to
+the file that it is given."""
 
 import asyncio
 import json
 import os
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
+import ray
 from ray import serve
 
 from app.config import BreakerTuning
@@ -75,6 +79,9 @@ class Worker:
 
 
 async def main() -> None:
+    # Without an address it would join the cluster of another test; without a server it needs no port of its own.
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"location": "NoServer"})
     model = serve.deployment(max_ongoing_requests=64)(Doubler).bind()
     application = serve.deployment(Worker).bind(model)
     worker: Any = await asyncio.to_thread(serve.run, application)
@@ -85,7 +92,7 @@ async def main() -> None:
         "killed": await worker.ask.remote([1.0, KILLER]),
         "after": await worker.ask.remote([4.0]),
     }
-    print(json.dumps(found))
+    Path(sys.argv[1]).write_text(json.dumps(found))
     await asyncio.to_thread(serve.shutdown)
 
 

@@ -17,7 +17,7 @@ run: $(INSTALLED) ## the fraud pipeline on this machine, with simulated traffic 
 
 test: lint ## all tests, in less than 10 minutes
 	@scripts/install-browser
-	@$(RUN) -m pytest tests -n 2 --dist loadfile
+	@$(RUN) -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint ## what is quick: lint, types, and the tests without Ray or a broker
 	@$(RUN) -m pytest tests/unit -n 2

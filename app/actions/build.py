@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,16 +23,10 @@ from app.actions.writer import SinkWriter
 from app.config import OFF, Settings, explain, join_path, unknown_key
 from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
-from app.sources import Consumer, Producer, TransactionalProducer
+from app.sources import OpenConsumer, Producer, TransactionalProducer
 
 LATE_EVENTS = "late"
 """The sink that copies late events to the topic of late events."""
-
-
-class OpenConsumer(Protocol):
-    """See app.sources.open_consumer."""
-
-    def __call__(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> Consumer: ...
 
 
 @dataclass(frozen=True)
@@ -159,7 +153,7 @@ def _copies(name: str, sink: str, selection: EveryReject, topic_of: Callable[[Ka
     """A sink that copies records as they came to a topic of the pipeline's own."""
 
     def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
-        return _open_publisher(name, sink, topic_of(kafka), reject_message, kafka)
+        return _open_publisher(name, sink, topic_of(kafka), reject_message, kafka, ahead=False)
 
     return _runnable(name, sink, None, selection, writer, hurried=False)
 
@@ -193,11 +187,13 @@ def _runnable(
 
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:
-    return lambda kafka, halt: _open_publisher(place.name, place.sink.name, settings.topic, action_message, kafka)
+    return lambda kafka, halt: _open_publisher(
+        place.name, place.sink.name, settings.topic, action_message, kafka, ahead=True
+    )
 
 
 def _open_publisher(
-    pipeline: str, sink: str, topic: str, message: Callable[[Any], Message], kafka: Kafka
+    pipeline: str, sink: str, topic: str, message: Callable[[Any], Message], kafka: Kafka, *, ahead: bool
 ) -> Publisher[Any]:
     return Publisher(
         sink=sink,
@@ -208,6 +204,7 @@ def _open_publisher(
         message=message,
         open_consumer=kafka.open_consumer,
         open_producer=kafka.open_transactional_producer,
+        ahead=ahead,
     )
 
 

@@ -142,6 +142,12 @@ class Consumer(Protocol):
         """Ends the connections; commits nothing. From the polling thread only: from another one it can hang."""
 
 
+class OpenConsumer(Protocol):
+    """Opens a consumer of a group, with settings and the rest filled in: see app.sources.open_consumer."""
+
+    def __call__(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> Consumer: ...
+
+
 class Producer(Protocol):
     """Writes records each once and, in each partition, in the order of `send`, through lost connections and
     restarts of brokers: idempotent, acknowledged by all replicas, tried again without end.

@@ -29,7 +29,8 @@ class Stored(NamedTuple):
 
 @dataclass
 class MemoryKafka:
-    """What outlives every worker: the logs, and what groups have committed.
+    """What outlives every worker: the logs, and what groups have committed. Who waits for commits hears nothing of the
+    `unfinished` groups, until the next transaction.
 
     `operations_left` is after how many operations of its clients the process that runs now dies; None: it does not.
     `at_operation` is called with the number of each: what others do while this process stands. While it is `away`,
@@ -41,6 +42,7 @@ class MemoryKafka:
     clock: Clock = field(default_factory=Clock)
     logs: dict[TopicPartition, list[Stored]] = field(default_factory=dict)
     groups: dict[str, dict[TopicPartition, CommittedOffset]] = field(default_factory=lambda: defaultdict(dict))
+    unfinished: set[str] = field(default_factory=set)
     operations_left: int | None = None
     at_operation: Callable[[int], None] | None = None
     operations: int = 0
@@ -105,9 +107,15 @@ class MemoryConsumer:
     waited, and returns at once."""
 
     def __init__(
-        self, kafka: MemoryKafka, group: str | None = None, wait: Callable[[float], None] | None = None
+        self,
+        kafka: MemoryKafka,
+        group: str | None = None,
+        wait: Callable[[float], None] | None = None,
+        *,
+        read_uncommitted: bool = False,
     ) -> None:
         self.kafka = kafka
+        self._waits_for_commits = not read_uncommitted
         self.positions: dict[TopicPartition, int] = {}
         self.closed = False
         self._group = group
@@ -173,6 +181,8 @@ class MemoryConsumer:
     def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset | None]:
         self.kafka.operate()
         assert self._group is not None
+        if self._waits_for_commits and self._group in self.kafka.unfinished:
+            raise BrokerError("a transaction of the group is not finished")
         return {each: self.kafka.groups[self._group].get(each) for each in partitions}
 
     def close(self) -> None:
@@ -286,6 +296,7 @@ class MemoryTransactionalProducer:
         for place, value, key, headers in self.pending:
             self.kafka.append(*place, value, key, headers)
         self.kafka.groups[group].update(offsets)
+        self.kafka.unfinished.discard(group)
         self.pending = []
         self.kafka.operate()
 

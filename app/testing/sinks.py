@@ -28,11 +28,10 @@ from app.actions.upsert import Upsert, Upserter
 from app.actions.writer import SinkWriter
 from app.errors import BrokerError, DeclarationError, SinkAwayError
 from app.pipeline import Pipeline, model_class
-from app.sources import CommittedOffset, TopicPartition
+from app.sources import CommittedOffset, OpenConsumer, TopicPartition
 from app.testing.kafka import (
     AWAY,
     Crash,
-    MemoryConsumer,
     MemoryKafka,
     MemoryProducer,
     MemoryTransactionalProducer,
@@ -191,7 +190,7 @@ class TopicProducer(MemoryTransactionalProducer):
 class Host:
     """What a process lends the loops of its sinks. A database is closed by `on_death` at the latest."""
 
-    open_consumer: Callable[[str | None], MemoryConsumer]
+    open_consumer: OpenConsumer
     random: Random
     on_death: Callable[[Callable[[], None]], None]
 
@@ -214,8 +213,8 @@ class SimulatedSinks:
             every = action is Decision
             selection = EveryDecision(name, pipeline.by) if every else OneAction(name, action, pipeline.by)
             self._writers[sink.name] = (selection, self._open_writer(action, sink))
-        rejects = self._publisher(REJECTS, self._dead_letters, reject_message)
-        late = self._publisher(LATE_EVENTS, f"{name}.late", reject_message)
+        rejects = self._publisher(REJECTS, self._dead_letters, reject_message, ahead=False)
+        late = self._publisher(LATE_EVENTS, f"{name}.late", reject_message, ahead=False)
         self._writers[REJECTS] = (EveryReject(name), rejects)
         self._writers[LATE_EVENTS] = (EveryReject(name, late=True), late)
 
@@ -240,7 +239,7 @@ class SimulatedSinks:
 
     def _open_writer(self, action: type[Any], sink: Any) -> OpenWriter:
         kinds: Mapping[type[Any], Callable[[type[Any], Any], OpenWriter]] = {
-            Publish: lambda action, sink: self._publisher(sink.name, sink.name, action_message),
+            Publish: lambda action, sink: self._publisher(sink.name, sink.name, action_message, ahead=True),
             Post: self._poster,
             Upsert: self._upserter,
         }
@@ -249,7 +248,7 @@ class SimulatedSinks:
             raise DeclarationError(f"the sink {sink.name!r} is a {type(sink).__name__}; only {known} are simulated")
         return kinds[type(sink)](action, sink)
 
-    def _publisher(self, sink: str, topic: str, message: Callable[[Any], Any]) -> OpenWriter:
+    def _publisher(self, sink: str, topic: str, message: Callable[[Any], Any], *, ahead: bool) -> OpenWriter:
         self.topics[topic] = sink
         return lambda host, halt: Publisher(
             sink=sink,
@@ -260,6 +259,7 @@ class SimulatedSinks:
             message=message,
             open_consumer=host.open_consumer,
             open_producer=lambda transactional_id: TopicProducer(sink, self._receivers, transactional_id),
+            ahead=ahead,
             clock=self._now_s,
             threads=InlineExecutor(),
         )

@@ -249,7 +249,7 @@ class ActionWorker(Worker):
             self.loops[sink] = shared.sinks.open(sink, host)
             self._threads[sink] = Thread(self, partial(self._step, sink))
 
-    def _open_consumer(self, group: str | None) -> MemoryConsumer:
+    def _open_consumer(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> MemoryConsumer:
         return FatalConsumer(self.shared, group)
 
     def _step(self, sink: str) -> None:

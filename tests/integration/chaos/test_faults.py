@@ -12,12 +12,7 @@ import pytest
 
 from tests.integration.conftest import ROOT
 
-REASON = "takes minutes of a machine of its own; set HEADRACE_LONG=1 to run it"
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif("HEADRACE_LONG" not in os.environ, reason=REASON),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 FAULTS = ("stream-worker-killed", "action-worker-killed")
 MARK = "HEADRACE_TEST_RUN"
 COUNTS = ("lost", "decided_twice", "effects_lost", "effects_twice", "features_wrong")

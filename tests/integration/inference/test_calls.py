@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from app.operate.stack import RAY_ENVIRONMENT
 from tests.integration.conftest import ROOT
+
+pytestmark = pytest.mark.ray
 
 
 def test_poison_is_found_a_call_given_up_is_cancelled_and_a_replica_that_dies_is_replaced(tmp_path: Path) -> None:

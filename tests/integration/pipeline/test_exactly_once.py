@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from tests.integration.pipeline.oracle import expect, read_topic, risk
 pytestmark = pytest.mark.ray
 EVENTS = 200_000
 FEATURES = [f"{name}_{days}d" for name in ("payments", "mean_amount") for days in (1, 7, 30)]
-SHIPPED = {fraud.load(fraud.WEIGHTS).version: fraud.WEIGHTS}
+ON_APACHE_KAFKA = pytest.mark.parametrize("bootstrap", ["Apache Kafka"], indirect=True)
+"""For what the broker has no part in."""
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Scene:
     dsn: str
     sent: int = 0
     next_day: int = 0
+    weights: dict[str, Path] = field(default_factory=lambda: {fraud.load(fraud.WEIGHTS).version: fraud.WEIGHTS})
+    """The files of all versions that have decided."""
 
     def send(self, events: int) -> None:
         """The next days' payments, with duplicates, disorder, late and broken records."""
@@ -124,8 +127,7 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     server.cleanup()
 
 
-def check_everything(scene: Scene, weights: Mapping[str, Path] = SHIPPED) -> None:
-    """`weights` are the files of all versions that have decided."""
+def check_everything(scene: Scene) -> None:
     scene.finish()
     expected = expect(scene.bootstrap, "payments").sort_values(["partition", "offset"], ignore_index=True)
     found = scene.decisions().sort_values(["partition", "offset"], ignore_index=True)
@@ -137,8 +139,8 @@ def check_everything(scene: Scene, weights: Mapping[str, Path] = SHIPPED) -> Non
     assert set(fine["reason"].map(lambda at: REASONS[int(at)])) == {"model"}
     for name in FEATURES:
         np.testing.assert_allclose(fine[name].astype(float), right[name], rtol=1e-9, err_msg=name)
-    assert set(fine["version"]) == set(weights)
-    for version, file in weights.items():
+    assert set(fine["version"]) == set(scene.weights)
+    for version, file in scene.weights.items():
         of_version = fine["version"] == version
         right.loc[of_version, "risk"] = risk(right[of_version], file)
     np.testing.assert_allclose(fine["risk"].astype(float), right["risk"], rtol=1e-4, atol=1e-6)
@@ -206,15 +208,7 @@ def test_the_replicas_log_what_happens_at_once(scene: Scene) -> None:
     assert "latency of end_to_end is above its budget" in "".join(coordinators), "200,000 payments came at once"
 
 
-def test_a_worker_killed_in_the_middle_changes_nothing(scene: Scene) -> None:
-    before = scene.application.status()["totals"]["events"]
-    scene.send(EVENTS)
-    scene.application.wait(lambda status: status["totals"]["events"] > before, "work is under way")
-    victim = scene.application.replicas("StreamWorker")[0]
-    victim.kill()
-    check_everything(scene)
-
-
+@ON_APACHE_KAFKA
 def test_workers_come_and_go_while_running_and_nothing_is_lost(scene: Scene) -> None:
     [workers] = [
         each for each in scene.application.config["applications"][0]["deployments"] if each["name"] == "StreamWorker"
@@ -230,6 +224,7 @@ def test_workers_come_and_go_while_running_and_nothing_is_lost(scene: Scene) -> 
     check_everything(scene)
 
 
+@ON_APACHE_KAFKA
 def test_weights_swapped_while_running_lose_nothing_and_show_in_every_decision(scene: Scene, tmp_path: Path) -> None:
     milder = tmp_path / "milder.safetensors"
     save_file({**(network := load_file(fraud.WEIGHTS)), "layers.4.bias": network["layers.4.bias"] - 0.5}, milder)
@@ -242,8 +237,18 @@ def test_weights_swapped_while_running_lose_nothing_and_show_in_every_decision(s
     scene.send(20_000)
     scene.application.deploy()
     wait_until(lambda: version in next_versions(scene), "the new weights decide")
-    check_everything(scene, {**SHIPPED, version: milder})
+    scene.weights[version] = milder
+    check_everything(scene)
     assert [each.pid for each in scene.application.replicas("FraudScorer")] == scorers
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(scene: Scene) -> None:
+    before = scene.application.status()["totals"]["events"]
+    scene.send(EVENTS // 2)
+    scene.application.wait(lambda status: status["totals"]["events"] > before, "work is under way")
+    victim = scene.application.replicas("StreamWorker")[0]
+    victim.kill()
+    check_everything(scene)
 
 
 def next_versions(scene: Scene) -> set[str]:

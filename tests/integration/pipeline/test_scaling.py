@@ -1,6 +1,5 @@
 """A running pipeline that grows: workers that come and go with the lag, and partitions added to its source."""
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,8 +16,8 @@ from app.sources import KafkaSettings, TopicPartition, open_admin, open_consumer
 from tests.integration.conftest import wait_until
 from tests.integration.pipeline.application import Application, start
 
-REASON = "takes minutes of a machine of its own; set HEADRACE_LONG=1 to run it"
-pytestmark = [pytest.mark.ray, pytest.mark.kafka, pytest.mark.skipif("HEADRACE_LONG" not in os.environ, reason=REASON)]
+pytestmark = [pytest.mark.ray, pytest.mark.kafka]
+NAME = "growth"
 START_MS = 1_600_000_000_000
 BY_LAG = {
     "min_replicas": 1,
@@ -73,9 +72,9 @@ class Scene:
     def check(self) -> None:
         """Each fine record is decided once, and counts all of its machine's readings up to it."""
         with closing(open_consumer(self.kafka)) as consumer:
-            for partition in consumer.partitions("fraud.decisions"):
+            for partition in consumer.partitions(f"{NAME}.decisions"):
                 seen: dict[str, int] = defaultdict(int)
-                log = TopicPartition("fraud.decisions", partition)
+                log = TopicPartition(f"{NAME}.decisions", partition)
                 offsets: list[int] = []
                 for fresh in first_copies(consumer, log, 0, Cursor(-1)):
                     decided = fresh.frame.decided
@@ -93,7 +92,7 @@ def scene(apache_kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         admin.ensure_topics({"readings": 4})
     args = {
         "pipeline": "tests.integration.pipeline.readings:readings",
-        "name": "fraud",
+        "name": NAME,
         "topics": {"source": "readings"},
         "start": "latest",
         "sinks": {},
@@ -130,6 +129,6 @@ def test_partitions_added_while_running_are_worked_on_from_their_first_record_on
     scene.application.wait(scene.is_through, "all is decided", 30)
     scene.check()
     with closing(open_consumer(scene.kafka)) as consumer:
-        letters = TopicPartition("fraud.dead-letters", 5)
+        letters = TopicPartition(f"{NAME}.dead-letters", 5)
         wait_until(lambda: consumer.end_offsets([letters])[letters], "the dead letter of the new partition")
         assert sum(len(records) for records in read_to_end(consumer, letters, 0)) == 1

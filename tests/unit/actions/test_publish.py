@@ -1,6 +1,8 @@
 """Publish, and the copy of rejected records: each effect once, in order, whenever the worker dies."""
 
 import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -48,7 +50,7 @@ def open_publisher(
         pipeline=PIPELINE,
         sink=topic,
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, f"{PIPELINE}.{topic}"),
+        consumer=MemoryConsumer(kafka, f"{PIPELINE}.{topic}", read_uncommitted=True),
         selection=selection or OneAction(PIPELINE, Hold, "card"),
         writer=open_writer(kafka, topic, topic, message, clock),
         halt=threading.Event(),
@@ -57,7 +59,13 @@ def open_publisher(
 
 
 def open_writer(
-    kafka: MemoryKafka, sink: str, topic: str, message: Any = action_message, clock: Any = None
+    kafka: MemoryKafka,
+    sink: str,
+    topic: str,
+    message: Any = action_message,
+    clock: Any = None,
+    ahead: bool = False,
+    threads: Executor | None = None,
 ) -> Publisher[Any]:
     return Publisher(
         sink=sink,
@@ -66,11 +74,18 @@ def open_writer(
         group=f"{PIPELINE}.{sink}",
         log_topic=DECISIONS,
         message=message,
-        open_consumer=lambda group: MemoryConsumer(kafka, group),
+        open_consumer=partial(open_consumer, kafka),
         open_producer=lambda transactional_id: MemoryTransactionalProducer(kafka, transactional_id),
-        threads=InlineExecutor(),
+        ahead=ahead,
+        threads=threads or InlineExecutor(),
         clock=clock or Clock(),
     )
+
+
+def open_consumer(
+    kafka: MemoryKafka, group: str, *, hurried: bool = True, read_uncommitted: bool = False
+) -> MemoryConsumer:
+    return MemoryConsumer(kafka, group, read_uncommitted=read_uncommitted)
 
 
 def key_of(stored: Stored) -> str:
@@ -297,6 +312,35 @@ def test_a_producer_is_opened_with_the_first_delivery_and_no_sooner() -> None:
     assert kafka.opened == ["fraud.holds/0"]
 
 
+def test_ahead_a_producer_is_opened_as_soon_as_its_partition_is_resumed() -> None:
+    kafka = kafka_with([])
+    kafka.create("holds", 2)
+    writer = open_writer(kafka, "holds", "holds", ahead=True)
+    writer.resume({0: None, 1: Position(7, 8)})
+    assert kafka.opened == ["fraud.holds/0", "fraud.holds/1"]
+    writer.resume({0: None, 1: Position(7, 8)})
+    assert len(kafka.opened) == 2
+
+
+def test_a_producer_that_is_being_opened_for_a_partition_that_is_let_go_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+    close = MemoryTransactionalProducer.close
+    monkeypatch.setattr(
+        MemoryTransactionalProducer, "close", lambda self: (closed.append(self.transactional_id), close(self))
+    )
+    kafka, let_open = kafka_with([]), threading.Event()
+    kafka.create("holds", 2)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(let_open.wait)
+        writer = open_writer(kafka, "holds", "holds", ahead=True, threads=threads)
+        writer.resume({0: None})
+        writer.release(0)
+        let_open.set()
+    assert kafka.opened == closed == ["fraud.holds/0"]
+
+
 def test_a_position_without_deliveries_is_stored_after_so_many_records_and_renewed_in_time() -> None:
     kafka, clock = kafka_with([holds(0, 0)]), HandClock(0.0)
     kafka.create("holds", 1)
@@ -370,6 +414,27 @@ def test_a_transaction_that_fails_is_tried_again_with_a_new_producer(monkeypatch
     catch_up(kafka, loop)
     assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(10))
     assert kafka.opened == ["fraud.holds/0"] * 2
+
+
+def test_a_commit_that_kafka_acknowledged_and_then_forgot_is_made_again_and_repeats_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka = kafka_with([holds(0, 3)])
+    kafka.create("holds", 1)
+    loop = open_publisher(kafka)
+    loop.assign([0, 1])
+    catch_up(kafka, loop)
+
+    def forget_the_last_and_fail(self: MemoryTransactionalProducer, *arguments: Any) -> None:
+        kafka.groups["fraud.holds"].clear()
+        kafka.unfinished.add("fraud.holds")
+        monkeypatch.undo()
+        raise BrokerError("the broker is away")
+
+    monkeypatch.setattr(MemoryTransactionalProducer, "commit", forget_the_last_and_fail)
+    append(kafka, holds(4, 5))
+    catch_up(kafka, loop)
+    assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(6))
 
 
 def test_while_its_producer_is_open_a_worker_believes_itself_and_not_what_the_group_had_a_moment_ago() -> None:

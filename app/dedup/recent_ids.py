@@ -20,7 +20,8 @@ def id_bytes(ids: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[
 
     Joined by a character that hardly any id has, they are cut apart again in 16 ns an id; measuring each takes 35.
     """
-    data = np.frombuffer("\0".join(ids.tolist()).encode(errors="surrogatepass"), np.uint8)
+    joined = "\0".join(ids.tolist()).encode(errors="surrogatepass")
+    data = np.frombuffer(bytearray(joined), np.uint8)  # writable, as utf8() has it: one type, one compilation of 0.6 s
     separators = np.flatnonzero(data == 0)
     if len(separators) == len(ids) - 1:
         return data, np.concatenate([[0], separators + 1]), np.concatenate([separators, [len(data)]])

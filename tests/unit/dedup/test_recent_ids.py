@@ -143,3 +143,10 @@ def test_ids_are_cut_apart_at_their_own_bounds_whatever_characters_they_have(tex
     data, starts, stops = id_bytes(np.array([*texts, None], object)[:-1])
     found = [data[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
     assert found == [text.encode(errors="surrogatepass") for text in texts]
+
+
+def test_ids_of_every_kind_are_hashed_by_what_was_compiled_for_the_first_ones() -> None:
+    for ids in ([""], ["a", "b"], ["a\0b", "c"], []):
+        rows = len(ids)
+        RecentIds(0).mark(np.array(ids, object), np.zeros(rows, np.int64), np.zeros(rows, np.bool_))
+    assert len(hash_ids.signatures) == 1

@@ -200,7 +200,7 @@ class SinkLoop(Generic[D]):
         if due:
             batches += self._without_deliveries(readings)
         outcomes = {partition: Outcome(reading.end) for partition, reading in readings.items()}
-        outcomes |= self._carry_out(batches)
+        outcomes |= self._carry_out(batches, self._writer.write)
         done = self._report(readings, outcomes)
         for partition, outcome in outcomes.items():
             self._places[partition].position = outcome.position
@@ -222,9 +222,11 @@ class SinkLoop(Generic[D]):
     def _is_uncommitted(self, place: Place, position: Position) -> bool:
         return position != place.committed or self._now_ms() - place.committed_at_ms > RENEWAL_MS
 
-    def _carry_out(self, batches: Sequence[Batch[D]]) -> dict[int, Outcome]:
+    def _carry_out(
+        self, batches: Sequence[Batch[D]], how: Callable[[Sequence[Batch[D]]], list[Outcome]]
+    ) -> dict[int, Outcome]:
         try:
-            outcomes = self._writer.write(batches) if batches else []
+            outcomes = how(batches) if batches else []
         except (ActionError, BrokerError) as error:
             away = SinkAwayError(str(error))
             outcomes = [Outcome(batch.start, away) for batch in batches]
@@ -313,8 +315,11 @@ class SinkLoop(Generic[D]):
 
     def _save(self, places: Mapping[int, Place]) -> None:
         """Tells sink and group where the places are. Where that fails, whoever is next reads a little again."""
-        unsaved = {p: place for p, place in places.items() if place.reached != place.committed}
-        outcomes = self._carry_out([Batch(p, place.reached, place.reached) for p, place in unsaved.items()])
+        unsaved = {
+            p: place for p, place in places.items() if self._writer.commits_position or place.reached != place.committed
+        }
+        batches = [Batch[D](p, place.reached, place.reached) for p, place in unsaved.items()]
+        outcomes = self._carry_out(batches, self._writer.save)
         self._commit({p: place for p, place in unsaved.items() if outcomes[p].error is None})
 
     def _commit(self, places: Mapping[int, Place]) -> None:

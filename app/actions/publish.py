@@ -111,14 +111,24 @@ class Publisher(SinkWriter[D]):
 
     def write(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
         """A transaction for each partition, side by side."""
-        due = [batch for batch in batches if self._is_due(batch)]
+        outcomes = self._transact_all([batch for batch in batches if self._is_due(batch)])
+        return [outcomes.get(batch.partition, Outcome(batch.end)) for batch in batches]
+
+    def save(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
+        """Opens no producer for it."""
+        opened = self._producers.keys() | self._opening.keys()
+        due = [batch for batch in batches if batch.partition in opened and batch.end != self._stored[batch.partition]]
+        outcomes = self._transact_all(due)
+        return [outcomes.get(batch.partition, Outcome(batch.end)) for batch in batches]
+
+    def _transact_all(self, due: Sequence[Batch[D]]) -> dict[int, Outcome]:
         failed = self._wait_for_producers([batch.partition for batch in due])
         written = self._threads.map(self._write, [batch for batch in due if batch.partition not in failed])
         outcomes = dict(zip((batch.partition for batch in due if batch.partition not in failed), written, strict=True))
         for batch in due:
             if batch.partition in failed:
                 outcomes[batch.partition] = Outcome(batch.start, failed[batch.partition])
-        return [outcomes.get(batch.partition, Outcome(batch.end)) for batch in batches]
+        return outcomes
 
     def _note_stored(self, partition: int, position: Position) -> None:
         self._stored[partition], self._stored_at_s[partition] = position, self._clock_s()

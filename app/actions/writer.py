@@ -78,6 +78,13 @@ class SinkWriter(ABC, Generic[D]):
         Raises ActionError or BrokerError when none can be said to have moved: the partitions are resumed then.
         """
 
+    def save(self, batches: Sequence[Batch[D]]) -> list[Outcome]:
+        """As `write`, for partitions that leave: batches without deliveries, whose ends are stored now or never.
+
+        What is not stored is read again by the next worker, and counted again in its latency.
+        """
+        return self.write(batches)
+
     def deliver(self, delivery: D) -> None:
         """Carries out one delivery by itself, out of order and without a cursor: one that was refused before. Safe to
         repeat, as the key is the same.

@@ -312,6 +312,24 @@ def test_a_producer_is_opened_with_the_first_delivery_and_no_sooner() -> None:
     assert kafka.opened == ["fraud.holds/0"]
 
 
+@pytest.mark.parametrize("left", ["closed", "reassigned"])
+def test_a_partition_that_leaves_is_not_read_again(left: str) -> None:
+    kafka = kafka_with([holds(0, 1), holds(0, 0, partition=1)])
+    kafka.create("holds", 2)
+    loop, place = open_publisher(kafka), TopicPartition(DECISIONS, 0)
+    loop.assign([0, 1])
+    catch_up(kafka, loop)
+    append(kafka, quiet(2, 5))
+    catch_up(kafka, loop)
+    assert kafka.groups["fraud.holds"][place].offset == 1
+    if left == "closed":
+        loop.close()
+    else:
+        loop.assign([1])
+        loop.step(0)
+    assert kafka.groups["fraud.holds"][place] == CommittedOffset(2, '{"applied":5}')
+
+
 def test_ahead_a_producer_is_opened_as_soon_as_its_partition_is_resumed() -> None:
     kafka = kafka_with([])
     kafka.create("holds", 2)

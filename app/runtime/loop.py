@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -23,7 +23,6 @@ from app.errors import (
     ConfigError,
     InferenceError,
     ModelDiedError,
-    ModelLateError,
     StoreError,
 )
 from app.event import Columns, Event
@@ -32,11 +31,13 @@ from app.latency import StageLatency
 from app.log.frame import FALLBACKS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.attempts import Attempts
-from app.runtime.checkpoint import Checkpoint
+from app.runtime.batch import NEVER_MS, Batch
+from app.runtime.held import Held
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
 from app.runtime.retry import Failure, failed_again
-from app.runtime.task import Outcome, Slice, Task, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
+from app.runtime.task import Outcome, Slice, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
+from app.runtime.totals import Totals
 from app.sources import CommittedOffset, Consumer, Producer, Records, TopicPartition
 
 E = TypeVar("E", bound=Event)
@@ -46,7 +47,6 @@ IDLE_WAIT_MS = 20.0
 BACKLOG_SHARE = 0.25
 """Of max_batch. So many rows cost more than what a micro-batch costs by itself, so that a pause would save nothing."""
 RETRY_MS = (100.0, 2_000.0)
-NEVER_MS = float("inf")
 DEATHS_ALLOWED = 3
 """So many calls of a batch may end with the death of the model's replicas before it is halved, and of a single row
 before it is set aside."""
@@ -86,100 +86,6 @@ class Parts(NamedTuple):
     opener: TaskOpener[Any]
     executor: Executor
     now_ms: Callable[[], float]
-
-
-@dataclass
-class Batch(Generic[E]):
-    """A micro-batch in flight. Its call is given up at `due_ms`, or at `deadline_ms` when there is a fallback.
-
-    `deaths` counts its calls that the model's replicas died of. One such makes it a suspect, with which no new batch is
-    started: another death may have been that of a neighbour's call, three cannot.
-    """
-
-    parts: Sequence[Slice[E]]
-    fetched_ms: float
-    featured_ms: float
-    queued_ms: float
-    work_ms: float
-    answer: "Future[Scores] | None" = None
-    outcome: Outcome | None = None
-    scored_ms: float = 0.0
-    due_ms: float = NEVER_MS
-    deadline_ms: float = NEVER_MS
-    given_up: ModelLateError | None = None
-    deaths: int = 0
-    suspect: bool = False
-    attempts: int = 0
-    retry_ms: float | None = None
-
-    @property
-    def rows(self) -> int:
-        return sum(len(part.rows) for part in self.parts)
-
-    @property
-    def answered(self) -> bool:
-        return self.answer is None or self.answer.done()
-
-    def give_up(self, now_ms: float) -> None:
-        """Waits no longer for the answer, and lets the models know."""
-        assert self.answer is not None
-        self.given_up = ModelLateError(f"the models gave no answer in {now_ms - self.queued_ms:.0f} ms")
-        self.answer.cancel()
-
-
-@dataclass
-class Totals:
-    """What a loop has done in its life.
-
-    Every event becomes a decision or a dead letter; `late` are dead letters, too. `duplicates` are no events: they
-    are counted for themselves. `overdue` are the events that were past their deadline when they were read; `fallbacks`
-    are by reason.
-    """
-
-    events: int = 0
-    decisions: int = 0
-    dead_letters: int = 0
-    actions: int = 0
-    duplicates: int = 0
-    late: int = 0
-    overdue: int = 0
-    fallbacks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(FALLBACKS.values(), 0))
-
-    def counts(self) -> dict[str, int]:
-        """All of them by name; "fallbacks" is their sum."""
-        by_cause = {f"fallback_{cause}": self.fallbacks[reason] for cause, reason in FALLBACKS.items()}
-        return asdict(self) | {"fallbacks": sum(self.fallbacks.values())} | by_cause
-
-
-@dataclass
-class Held(Generic[E]):
-    """A partition that the loop works on.
-
-    `moved_ms` is when the log last got on with what was sent to it, `current_ms` when its newest checkpoint last lacked
-    nothing. With `attempts` it is read with care, up to `care_until`; `read_ms` is when anything was read of it last,
-    and `noting` is done when what is in hand is written down. Before `next_record` nothing is left to be read.
-    """
-
-    task: Task[E]
-    log_offset: int
-    logged_through: int
-    sent_through: int
-    moved_ms: float
-    checkpointed: int
-    checkpoint_due_ms: float
-    current_ms: float
-    snapshot: Checkpoint | None = None
-    snapshot_ms: float = 0.0
-    saving: "Future[int] | None" = None
-    save_failed: Failure | None = None
-    checkpoint_bytes: int | None = None
-    end_offset: int | None = None
-    leaving: bool = False
-    attempts: Attempts | None = None
-    noting: "Future[None] | None" = None
-    next_record: int = 0
-    care_until: int = 0
-    read_ms: float = 0.0
 
 
 class StreamLoop(Generic[E]):
@@ -239,7 +145,7 @@ class StreamLoop(Generic[E]):
     def standing(self) -> list[dict[str, Any]]:
         """Where each partition stands: offset, lag, watermark, size of the state."""
         now_ms = self._parts.now_ms()
-        return [_standing(partition, held, now_ms) for partition, held in list(self._held.items())]
+        return [held.standing(now_ms) for held in list(self._held.values())]
 
     @property
     def opening_error(self) -> str | None:
@@ -688,22 +594,3 @@ class StreamLoop(Generic[E]):
         if self._survey is None and now_ms >= self._next_survey_ms and self._held:
             self._next_survey_ms = now_ms + SURVEY_INTERVAL_MS
             self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
-
-
-def _standing(partition: int, held: Held[Any], now_ms: float) -> dict[str, Any]:
-    task = held.task
-    done = held.logged_through + 1
-    # The end was looked up a moment ago; what is done by now may lie beyond.
-    end_offset = None if held.end_offset is None else max(held.end_offset, done)
-    return {
-        "partition": partition,
-        "offset": done,
-        "end_offset": end_offset,
-        "lag": None if end_offset is None else end_offset - done,
-        "watermark_ms": task.watermark_ms,
-        "keys": task.keys,
-        "state_bytes": task.state_bytes,
-        "checkpoint_age_ms": max(0.0, now_ms - held.current_ms),
-        "checkpoint_bytes": held.checkpoint_bytes,
-        "checkpoint_error": held.save_failed.error if held.save_failed else None,
-    }

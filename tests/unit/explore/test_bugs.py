@@ -14,7 +14,8 @@ from app.actions.upsert import Upserter
 from app.actions.writer import Batch
 from app.log.frame import Cursor, Frame
 from app.runtime.checkpoint import Checkpoint, CheckpointStore
-from app.runtime.loop import Held, StreamLoop
+from app.runtime.held import Held
+from app.runtime.loop import StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import SEEN, Task
 from tests.explore.explorer import explore

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,7 +19,7 @@ from app.sources import ClientName, open_admin
 from tests.integration.actions.conftest import Receiver, Topics, topics_on
 from tests.integration.actions.valkey import valkey_server
 from tests.integration.conftest import ROOT, wait_until
-from tests.integration.sources.conftest import BrokerProcess
+from tests.integration.sources.conftest import BrokerProcess, apache_command, dev_command
 from tests.unit.actions.decision_log import Row, Written, draw_row, effects_of
 
 OFF = {
@@ -65,6 +65,16 @@ def worker(topics: Topics, sinks: dict[str, Any]) -> Iterator[subprocess.Popen[b
         process.wait()
 
 
+EACH_ONCE = pytest.mark.parametrize(
+    ("bootstrap", "client"),
+    [
+        ("development broker", "kafka-python"),
+        pytest.param("Apache Kafka", "confluent-kafka", marks=pytest.mark.kafka),
+    ],
+    indirect=["bootstrap"],
+)
+"""Each broker and each client; tests/integration/sources and broker have every pair of the two."""
+
 COUNTED = """CREATE TABLE held (payment text, risk double precision, idempotency_key text PRIMARY KEY,
              writes integer NOT NULL DEFAULT 1)"""
 COUNT_IN_POSTGRES = """
@@ -97,7 +107,7 @@ def in_sqlite(here: str) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-@pytest.mark.parametrize("client", get_args(ClientName))
+@EACH_ONCE
 def test_each_effect_happens_once_though_the_worker_is_killed_and_connections_are_cut(
     make_topics: Callable[[ClientName], Topics],
     client: ClientName,
@@ -224,7 +234,7 @@ def test_a_webhook_that_is_down_holds_up_itself_alone_and_misses_nothing(
     assert receiver.requests == 20
 
 
-@pytest.mark.parametrize("client", get_args(ClientName))
+@EACH_ONCE
 def test_a_worker_that_was_frozen_comes_back_and_publishes_nothing_again(
     make_topics: Callable[[ClientName], Topics], client: ClientName
 ) -> None:
@@ -249,7 +259,7 @@ def test_a_worker_that_was_frozen_comes_back_and_publishes_nothing_again(
     assert published(topics) == holds
 
 
-@pytest.mark.parametrize("client", get_args(ClientName))
+@EACH_ONCE
 def test_what_a_topic_refuses_for_good_is_a_dead_letter_and_the_rest_is_published_in_order(
     make_topics: Callable[[ClientName], Topics], client: ClientName
 ) -> None:
@@ -279,7 +289,11 @@ class Large(Row):
         return "x" * 5_000
 
 
-@pytest.mark.parametrize("client", get_args(ClientName))
+@pytest.mark.parametrize(
+    ("broker", "client"),
+    [(dev_command, "kafka-python"), pytest.param(apache_command, "confluent-kafka", marks=pytest.mark.kafka)],
+    indirect=["broker"],
+)
 def test_a_broker_that_is_started_again_in_the_middle_leaves_each_record_once(
     broker: BrokerProcess, client: ClientName
 ) -> None:

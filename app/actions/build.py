@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from app.actions.action import Action, Decision, Sink
 from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
+from app.actions.kafka import Kafka
 from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import Message, action_message, reject_message
@@ -23,26 +24,9 @@ from app.actions.writer import SinkWriter
 from app.config import OFF, Settings, explain, join_path, unknown_key
 from app.errors import ConfigError, DeclarationError
 from app.pipeline import Pipeline, model_class
-from app.sources import OpenConsumer, Producer, TransactionalProducer
 
 LATE_EVENTS = "late"
 """The sink that copies late events to the topic of late events."""
-
-
-@dataclass(frozen=True)
-class Kafka:
-    """How the sinks of a worker reach Kafka, and the pipeline's topics there.
-
-    open_producer:               for dead letters; a linger of 1 ms is right, as each one is flushed.
-    open_transactional_producer: with the transactional id that it is given.
-    """
-
-    decisions: str
-    dead_letters: str
-    late: str
-    open_consumer: OpenConsumer
-    open_producer: Callable[[], Producer]
-    open_transactional_producer: Callable[[str], TransactionalProducer]
 
 
 @dataclass(frozen=True)
@@ -198,12 +182,9 @@ def _open_publisher(
     return Publisher(
         sink=sink,
         topic=topic,
-        dead_letters=kafka.dead_letters,
         group=group_of(pipeline, sink),
-        log_topic=kafka.decisions,
         message=message,
-        open_consumer=kafka.open_consumer,
-        open_producer=kafka.open_transactional_producer,
+        kafka=kafka,
         ahead=ahead,
     )
 

@@ -8,12 +8,13 @@ from contextlib import closing
 from typing import NamedTuple
 
 from app.actions.action import Sink
+from app.actions.kafka import Kafka
 from app.actions.message import Message, failure_message, identity_headers
 from app.actions.position import BEGINNING, Position, from_committed, to_committed
 from app.actions.writer import Batch, D, Outcome, SinkWriter
 from app.config import LogName, Settings
 from app.errors import ActionError, BrokerError, LogError, RefusedRecordError, RetryableActionError
-from app.sources import Consumer, OpenConsumer, TopicPartition, TransactionalProducer
+from app.sources import Consumer, TopicPartition, TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
@@ -69,25 +70,18 @@ class Publisher(SinkWriter[D]):
         *,
         sink: str,
         topic: str,
-        dead_letters: str,
         group: str,
-        log_topic: str,
         message: Callable[[D], Message],
-        open_consumer: OpenConsumer,
-        open_producer: Callable[[str], TransactionalProducer],
+        kafka: Kafka,
         ahead: bool,
         clock: Callable[[], float] = time.monotonic,
         threads: Executor | None = None,
     ) -> None:
-        """`open_consumer` opens one that asks for what a group has committed, and waits for what is being committed."""
         self._sink = sink
         self._topic = topic
-        self._dead_letters = dead_letters
         self._group = group
-        self._log_topic = log_topic
         self._message = message
-        self._open_consumer = open_consumer
-        self._open_producer = open_producer
+        self._kafka = kafka
         self._ahead = ahead
         self._clock_s = clock
         self._targets = 0
@@ -144,9 +138,9 @@ class Publisher(SinkWriter[D]):
 
     def _open(self, partition: int) -> _Opened:
         """In a thread beside the loop's. Raises BrokerError or LogError."""
-        producer = self._open_producer(f"{self._group}/{partition}")
+        producer = self._kafka.open_transactional_producer(f"{self._group}/{partition}")
         try:
-            with closing(self._open_consumer(self._group)) as consumer:
+            with closing(self._kafka.open_consumer(self._group)) as consumer:
                 targets = len(consumer.partitions(self._topic))
                 try:
                     position = self._read_cursor(consumer, partition)
@@ -169,7 +163,7 @@ class Publisher(SinkWriter[D]):
         (docs/decisions/0011): what the group has is pending then, without end. Raises BrokerError when the broker is
         away, too.
         """
-        with closing(self._open_consumer(self._group, read_uncommitted=True)) as consumer:
+        with closing(self._kafka.open_consumer(self._group, read_uncommitted=True)) as consumer:
             found = self._read_cursor(consumer, partition)
         position = max(found, self._acknowledged.get(partition, found), key=lambda each: each.log_offset)
         producer.commit(self._group, {self._log(partition): to_committed(position)})
@@ -248,15 +242,15 @@ class Publisher(SinkWriter[D]):
 
     def _send_dead_letter(self, producer: TransactionalProducer, delivery: D, reason: str) -> None:
         message = failure_message(self._message(delivery), reason, 1, delivery.append_ms)
-        self._put(producer, self._dead_letters, None, delivery, message)
+        self._put(producer, self._kafka.dead_letters, None, delivery, message)
 
     def deliver(self, delivery: D) -> None:
         """In a transaction beside those of the workers, whose producers stay as they are."""
         try:
             if self._beside is None:
-                with closing(self._open_consumer(self._group)) as consumer:
+                with closing(self._kafka.open_consumer(self._group)) as consumer:
                     self._targets = len(consumer.partitions(self._topic))
-                self._beside = self._open_producer(f"{self._group}/beside")
+                self._beside = self._kafka.open_transactional_producer(f"{self._group}/beside")
             self._send(self._beside, delivery)
             self._beside.commit(self._group, {})
         except BrokerError as error:
@@ -290,7 +284,7 @@ class Publisher(SinkWriter[D]):
             producer.close()
 
     def _log(self, partition: int) -> TopicPartition:
-        return TopicPartition(self._log_topic, partition)
+        return TopicPartition(self._kafka.decisions, partition)
 
     def close(self) -> None:
         for partition in [*self._producers, *self._opening]:

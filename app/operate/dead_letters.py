@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import msgspec
 from tqdm import tqdm
 
-from app.actions.build import Kafka, RunnableSink, build_sinks
+from app.actions.build import RunnableSink, build_sinks
+from app.actions.kafka import Kafka
 from app.actions.letters import Case, Ledger, Refused, describe_case, plan_replay
 from app.config import PipelineArgs, load_pipeline
 from app.errors import ConfigError, RetryableActionError

@@ -12,7 +12,8 @@ from typing import Any
 
 from ray import serve
 
-from app.actions.build import Kafka, RunnableSink, build_sinks
+from app.actions.build import RunnableSink, build_sinks
+from app.actions.kafka import Kafka
 from app.actions.loop import SinkLoop
 from app.config import PipelineArgs, load_pipeline
 from app.latency import StageLatency

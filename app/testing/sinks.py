@@ -16,6 +16,7 @@ from app.actions.action import Decision
 from app.actions.attempts import Attempts
 from app.actions.build import LATE_EVENTS
 from app.actions.dead_letters import DeadLetters
+from app.actions.kafka import Kafka
 from app.actions.letters import REJECTS
 from app.actions.loop import SinkLoop
 from app.actions.message import KEY_HEADER, action_message, reject_message
@@ -206,6 +207,7 @@ class SimulatedSinks:
         self._pipeline = pipeline
         self._decisions = decisions
         self._dead_letters = f"{name}.dead-letters"
+        self._late = f"{name}.late"
         self._receivers = receivers
         self._writers: dict[str, tuple[Selection[Any], OpenWriter]] = {}
         self.topics: dict[str, str] = {}
@@ -214,7 +216,7 @@ class SimulatedSinks:
             selection = EveryDecision(name, pipeline.by) if every else OneAction(name, action, pipeline.by)
             self._writers[sink.name] = (selection, self._open_writer(action, sink))
         rejects = self._publisher(REJECTS, self._dead_letters, reject_message, ahead=False)
-        late = self._publisher(LATE_EVENTS, f"{name}.late", reject_message, ahead=False)
+        late = self._publisher(LATE_EVENTS, self._late, reject_message, ahead=False)
         self._writers[REJECTS] = (EveryReject(name), rejects)
         self._writers[LATE_EVENTS] = (EveryReject(name, late=True), late)
 
@@ -250,19 +252,29 @@ class SimulatedSinks:
 
     def _publisher(self, sink: str, topic: str, message: Callable[[Any], Any], *, ahead: bool) -> OpenWriter:
         self.topics[topic] = sink
-        return lambda host, halt: Publisher(
-            sink=sink,
-            topic=topic,
-            dead_letters=self._dead_letters,
-            group=f"{self._name}.{sink}",
-            log_topic=self._decisions,
-            message=message,
-            open_consumer=host.open_consumer,
-            open_producer=lambda transactional_id: TopicProducer(sink, self._receivers, transactional_id),
-            ahead=ahead,
-            clock=self._now_s,
-            threads=InlineExecutor(),
-        )
+
+        def open_writer(host: Host, halt: threading.Event) -> SinkWriter[Any]:
+            memory = self._receivers.kafka
+            kafka = Kafka(
+                decisions=self._decisions,
+                dead_letters=self._dead_letters,
+                late=self._late,
+                open_consumer=host.open_consumer,
+                open_producer=lambda: MemoryProducer(memory),
+                open_transactional_producer=lambda each: TopicProducer(sink, self._receivers, each),
+            )
+            return Publisher(
+                sink=sink,
+                topic=topic,
+                group=f"{self._name}.{sink}",
+                message=message,
+                kafka=kafka,
+                ahead=ahead,
+                clock=self._now_s,
+                threads=InlineExecutor(),
+            )
+
+        return open_writer
 
     def _poster(self, action: type[Any], sink: Post) -> OpenWriter:
         settings = PostSettings.model_validate({"url": f"http://{sink.name}"})

@@ -7,7 +7,8 @@ import threading
 from functools import partial
 from typing import Any
 
-from app.actions.build import Kafka, build_sinks
+from app.actions.build import build_sinks
+from app.actions.kafka import Kafka
 from app.actions.loop import SinkLoop
 from app.actions.post import Post
 from app.actions.publish import Publish

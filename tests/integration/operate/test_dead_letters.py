@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from app.actions.build import Kafka, build_sinks
+from app.actions.build import build_sinks
+from app.actions.kafka import Kafka
 from app.actions.letters import REJECTS
 from app.actions.message import identity_headers, reject_message
 from app.actions.selection import Reject

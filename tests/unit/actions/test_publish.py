@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.actions.action import Delivery
+from app.actions.kafka import Kafka
 from app.actions.loop import SinkLoop
 from app.actions.message import action_message, reject_message
 from app.actions.position import Position
@@ -20,7 +21,7 @@ from app.actions.selection import EveryDecision, EveryReject, OneAction, Selecti
 from app.actions.writer import Batch, Outcome
 from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
-from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryTransactionalProducer, Stored
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, MemoryTransactionalProducer, Stored
 from app.testing.process import InlineExecutor
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
@@ -67,15 +68,20 @@ def open_writer(
     ahead: bool = False,
     threads: Executor | None = None,
 ) -> Publisher[Any]:
+    reached = Kafka(
+        decisions=DECISIONS,
+        dead_letters=LETTERS,
+        late=LATE_EVENTS,
+        open_consumer=partial(open_consumer, kafka),
+        open_producer=lambda: MemoryProducer(kafka),
+        open_transactional_producer=partial(MemoryTransactionalProducer, kafka),
+    )
     return Publisher(
         sink=sink,
         topic=topic,
-        dead_letters=LETTERS,
         group=f"{PIPELINE}.{sink}",
-        log_topic=DECISIONS,
         message=message,
-        open_consumer=partial(open_consumer, kafka),
-        open_producer=lambda transactional_id: MemoryTransactionalProducer(kafka, transactional_id),
+        kafka=reached,
         ahead=ahead,
         threads=threads or InlineExecutor(),
         clock=clock or Clock(),

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -147,6 +147,8 @@ class ActionWorker:
             asyncio.ensure_future(keep_looking(self._executor, look, self._note_partitions)),
         ]
 
+    _running: "Sequence[asyncio.Future[None]]" = ()
+
     def check_health(self) -> None:
         """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker."""
         for thread in self._threads.values():
@@ -159,6 +161,8 @@ class ActionWorker:
     async def __del__(self) -> None:
         """Drains: carries out what is begun, saves every cursor, hands the partitions over; within STOP_TIMEOUT_S, and
         a second for the coordinator. Serve then ends the process, with whatever hangs in it."""
+        if not self._running:
+            return  # it never came up: __init__ raised, and Serve says why
         for each in self._running:
             each.cancel()
         await asyncio.to_thread(drain, self._threads.values(), STOP_TIMEOUT_S)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -61,6 +61,8 @@ class StreamWorker:
             asyncio.ensure_future(keep_looking(self._executor, self._partitions.look, self._note_partitions)),
         ]
 
+    _running: "Sequence[asyncio.Future[None]]" = ()
+
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes over a `WorkerTuning` while running. Raises ConfigError; then nothing has changed."""
         tuning = WorkerTuning.load(user_config, "user_config")
@@ -87,6 +89,8 @@ class StreamWorker:
 
     async def __del__(self) -> None:
         """Drains: reads no more, finishes what is in flight, writes checkpoints, hands the partitions over."""
+        if not self._running:
+            return  # it never came up: __init__ raised, and Serve says why
         for each in self._running:
             each.cancel()
         self._stopping.set()

@@ -13,7 +13,7 @@ from app.actions.message import Message, failure_message, identity_headers
 from app.actions.position import BEGINNING, Position, from_committed, to_committed
 from app.actions.writer import Batch, D, Outcome, SinkWriter
 from app.config import LogName, Settings
-from app.errors import ActionError, BrokerError, LogError, RefusedRecordError, RetryableActionError
+from app.errors import ActionError, BrokerError, HeadraceError, LogError, RefusedRecordError, RetryableActionError
 from app.sources import Consumer, TopicPartition, TransactionalProducer
 
 logger = logging.getLogger(__name__)
@@ -174,13 +174,11 @@ class Publisher(SinkWriter[D]):
             position,
         )
 
-    def _wait_for_producers(
-        self, partitions: Sequence[int]
-    ) -> dict[int, BrokerError | RetryableActionError | LogError]:
+    def _wait_for_producers(self, partitions: Sequence[int]) -> dict[int, HeadraceError]:
         """Returns why a partition cannot be written now."""
         for partition in partitions:
             self._start_opening(partition)
-        failed: dict[int, BrokerError | RetryableActionError | LogError] = {}
+        failed: dict[int, HeadraceError] = {}
         for partition in self._opening.keys() & set(partitions):
             try:
                 opened = self._opening.pop(partition).result()

@@ -24,7 +24,7 @@ from app.latency import StageLatency
 from app.log.frame import REASONS, Cursor, decode_frame, decode_header
 from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from app.runtime.loop import LOG_PATIENCE_MS, Parts, StreamLoop
+from app.runtime.loop import LOG_PATIENCE_MS, RETURN_PATIENCE_MS, Parts, StreamLoop
 from app.runtime.opener import TaskOpener
 from app.runtime.task import TaskSettings
 from app.sources import TopicPartition
@@ -408,8 +408,24 @@ def test_a_log_is_waited_for_that_has_nothing_to_do_or_moves_or_whose_broker_is_
     world.log.last_error = BrokerError("out of reach")
     world.now_ms += LOG_PATIENCE_MS
     take_steps(loop)
+    world.log.last_error = None
+    world.now_ms += RETURN_PATIENCE_MS / 2
+    take_steps(loop)
     world.log.flush(0)
     assert list(world.outcomes(0)) == [0, 1, 2, 3]
+
+
+def test_a_log_that_does_not_move_on_when_its_broker_is_back_ends_the_loop_sooner(world: World) -> None:
+    world.pay(0, "c", 60.0, START_MS)
+    loop = world.worker(hold=True)
+    loop.give([0])
+    take_steps(loop)
+    world.log.last_error = BrokerError("out of reach")
+    take_steps(loop)
+    world.log.last_error = None
+    world.now_ms += 2 * RETURN_PATIENCE_MS
+    with pytest.raises(BrokerError, match="though the broker is there"):
+        loop.step()
 
 
 def take_steps(loop: StreamLoop[Payment]) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -161,7 +162,7 @@ def _runnable(
             log_topic=kafka.decisions,
             # The log is not written in transactions. The group's offsets may be: a worker that was killed within one
             # must not hold up the next until it has timed out.
-            consumer=kafka.open_consumer(group, hurried=hurried, read_uncommitted=True),
+            open_consumer=partial(kafka.open_consumer, group, hurried=hurried, read_uncommitted=True),
             selection=selection,
             writer=open_writer(kafka, halt),
             halt=halt,

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 FRAMES_OF_A_STEP = 100
 COMMIT_INTERVAL_MS = 500
 LAG_INTERVAL_MS = 1_000
+SILENCE_MS = 15_000
+"""After so long without an answer from the broker another client asks."""
 RENEWAL_MS = 3_600_000
 """A broker forgets what a group without members committed after a week, so a position that stands still is committed
 again every hour."""
@@ -46,7 +48,7 @@ class SinkLoop(Generic[D]):
         pipeline: str,
         sink: str,
         log_topic: str,
-        consumer: Consumer,
+        open_consumer: Callable[[], Consumer],
         selection: Selection[D],
         writer: SinkWriter[D],
         halt: threading.Event,
@@ -56,7 +58,8 @@ class SinkLoop(Generic[D]):
         self.sink = sink
         self._pipeline = pipeline
         self._log_topic = log_topic
-        self._consumer = consumer
+        self._open_consumer = open_consumer
+        self._consumer = open_consumer()
         self._selection = selection
         self._writer = writer
         self._halt = halt
@@ -69,6 +72,7 @@ class SinkLoop(Generic[D]):
         self._places: dict[int, Place] = {}
         self._reported: dict[int, int] = {}
         self._commit_at_ms = self._measure_at_ms = 0.0
+        self._silent_since_ms: float | None = None
         self._error: HeadraceError | None = None
         self._status = SinkStatus(sink)
 
@@ -149,10 +153,30 @@ class SinkLoop(Generic[D]):
             for partition in due:
                 self._park(partition, error)
         except (ActionError, BrokerError) as error:
+            if isinstance(error, BrokerError):
+                self._renew_consumer()
             away = SinkAwayError(str(error))
             for partition in due:
                 self._park(partition, away)
             self._open_breaker(away)
+
+    def _bear_silence(self, now_ms: float) -> None:
+        if self._silent_since_ms is None:
+            self._silent_since_ms = now_ms
+        elif now_ms - self._silent_since_ms > SILENCE_MS:
+            self._renew_consumer()
+            self._consume_active()
+
+    def _renew_consumer(self) -> None:
+        """A client that was opened while its broker went away was seen not to find it again in the five minutes behind
+        its return (librdkafka 2.16); a new one does at once."""
+        self._silent_since_ms = None
+        try:
+            consumer = self._open_consumer()
+        except BrokerError:
+            return  # it is still away
+        self._consumer.close()
+        self._consumer = consumer
 
     def _due(self) -> dict[int, Place]:
         """The parked places whose time has come; one of them while the sink is away, and rather one that has something
@@ -343,14 +367,18 @@ class SinkLoop(Generic[D]):
 
     def _measure_lag(self) -> None:
         now_ms = self._now_ms()
-        if now_ms < self._measure_at_ms or self._consumer.last_error is not None or not self._places:
+        if now_ms < self._measure_at_ms or not self._places:
             return
         self._measure_at_ms = now_ms + LAG_INTERVAL_MS
         try:
+            if self._consumer.last_error is not None:
+                raise self._consumer.last_error
             ends = self._consumer.end_offsets(list(map(self._log, self._places)))
         except BrokerError as error:
             self._error = error
+            self._bear_silence(now_ms)
             return
+        self._silent_since_ms = None
         for log, end in ends.items():
             place = self._places[log.partition]
             place.note_end(end)

@@ -231,7 +231,7 @@ class SimulatedSinks:
             pipeline=self._name,
             sink=sink,
             log_topic=self._decisions,
-            consumer=host.open_consumer(f"{self._name}.{sink}"),
+            open_consumer=lambda: host.open_consumer(f"{self._name}.{sink}"),
             selection=selection,
             writer=open_writer(host, halt),
             halt=halt,

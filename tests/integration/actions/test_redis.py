@@ -87,7 +87,7 @@ def open_redis(
         pipeline=PIPELINE,
         sink="held",
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, f"{PIPELINE}.held"),
+        open_consumer=lambda: MemoryConsumer(kafka, f"{PIPELINE}.held"),
         selection=OneAction(PIPELINE, action, None),
         writer=FragileWriter(kafka, f"{PIPELINE}.held", key, chosen, attempts),
         halt=threading.Event(),

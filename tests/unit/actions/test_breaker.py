@@ -67,7 +67,7 @@ def open_loop(kafka: MemoryKafka, writer: SinkWriter[Delivery], clock: HandClock
         pipeline=PIPELINE,
         sink="list",
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, "fraud.list"),
+        open_consumer=lambda: MemoryConsumer(kafka, "fraud.list"),
         selection=OneAction(PIPELINE, Hold, "card"),
         writer=writer,
         halt=threading.Event(),

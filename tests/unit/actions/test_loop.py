@@ -1,7 +1,7 @@
 """The loop of a sink: what it reads, what it tells, and what it does when partitions come and go."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from app.actions.position import Position
 from app.actions.reading import decode_frame
 from app.actions.selection import OneAction
 from app.actions.writer import Batch, Outcome, SinkWriter
-from app.errors import FencedError, RetryableActionError
+from app.errors import BrokerError, FencedError, RetryableActionError
 from app.sources import CommittedOffset, Records, TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka
 from tests.unit.actions.crashes import Clock, append, catch_up, committed, kafka_with
@@ -78,7 +78,7 @@ def open_loop(
         pipeline=PIPELINE,
         sink="list",
         log_topic=DECISIONS,
-        consumer=consumer(kafka, "fraud.list"),
+        open_consumer=lambda: consumer(kafka, "fraud.list"),
         selection=OneAction(PIPELINE, Hold, "card"),
         writer=writer,
         halt=threading.Event(),
@@ -273,6 +273,52 @@ def test_a_broker_that_is_away_raises_nothing_and_stands_in_the_status() -> None
     catch_up(kafka, loop)
     assert writer.keys == keys(0, 1, 2)
     assert loop.status().error is None
+
+
+class LostConsumer(MemoryConsumer):
+    """The first that is opened loses its broker for good, at its first request or later on; others do not."""
+
+    opened = 0
+    lost_from = 0.0
+
+    def __init__(self, kafka: MemoryKafka, group: str) -> None:
+        super().__init__(kafka, group)
+        LostConsumer.opened += 1
+        self._is_first = LostConsumer.opened == 1
+
+    def _check(self) -> None:
+        if self._is_first and self.kafka.clock.now_ms >= self.lost_from:
+            raise BrokerError("timed out")
+
+    def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
+        lost = self._is_first and self.kafka.clock.now_ms >= self.lost_from
+        return [] if lost else super().poll(max_records, timeout_ms)
+
+    def committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, CommittedOffset | None]:
+        self._check()
+        return super().committed(partitions)
+
+    def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        self._check()
+        return super().end_offsets(partitions)
+
+
+@pytest.mark.parametrize("lost_from_s", [0, 5])
+def test_a_client_that_does_not_find_its_broker_again_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, lost_from_s: float
+) -> None:
+    kafka, writer, clock = kafka_with([holds(0, 1)]), ListWriter(), HandClock(0.0)
+    monkeypatch.setattr(LostConsumer, "opened", 0)
+    monkeypatch.setattr(LostConsumer, "lost_from", lost_from_s * 1000)
+    loop = open_loop(kafka, writer, clock, consumer=LostConsumer)
+    loop.assign([0])
+    for second in range(60):
+        clock.now_s, kafka.clock.now_ms = second, second * 1000
+        if second == 20:
+            append(kafka, holds(2, 3))
+        loop.step(0)
+    assert LostConsumer.opened == 2
+    assert writer.keys == keys(0, 1, 2, 3)
 
 
 def test_the_lag_is_in_records_of_the_decision_log() -> None:

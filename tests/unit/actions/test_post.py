@@ -55,7 +55,7 @@ def open_poster(
         pipeline=PIPELINE,
         sink="cases",
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, f"{PIPELINE}.cases"),
+        open_consumer=lambda: MemoryConsumer(kafka, f"{PIPELINE}.cases"),
         selection=OneAction(PIPELINE, Hold, "card"),
         writer=Poster(chosen, letters, halt, clock or (lambda: 0.0), httpx.MockTransport(receiver)),
         halt=halt,

@@ -70,7 +70,7 @@ def open_upserter(
         pipeline=PIPELINE,
         sink="held",
         log_topic=DECISIONS,
-        consumer=MemoryConsumer(kafka, f"{PIPELINE}.held"),
+        open_consumer=lambda: MemoryConsumer(kafka, f"{PIPELINE}.held"),
         selection=EveryDecision(PIPELINE, None) if action is Decision else OneAction(PIPELINE, action, None),
         writer=Upserter(f"{PIPELINE}.held", FragileSqlite(str(path), kafka), table, Attempts(3, letters)),
         halt=threading.Event(),

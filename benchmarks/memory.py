@@ -7,12 +7,13 @@ minute over the second half of the run, when windows and buffers are full.
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.meter import Meter, Sample
+from benchmarks.meter import Memory, Meter, Sample
 from benchmarks.site import Site, open_site
 from benchmarks.systems import Headrace
 from benchmarks.traffic import Payments, send
@@ -20,6 +21,8 @@ from benchmarks.traffic import Payments, send
 SOURCE, TARGET = "payments-memory", "memory"
 FLAT_MIB_PER_MINUTE = 1.0
 LINGER_MS = 1
+
+Seen = tuple[float, dict[str, Memory]]
 
 
 def measure_memory(site: Site, payments: Payments, rate: int, minutes: float) -> dict[str, Any]:
@@ -52,6 +55,7 @@ def growth(samples: list[Sample]) -> dict[str, Any]:
     for name in late[-1][1]:
         series[name] = [memory[name].uss for _, memory in late if name in memory]
     slopes = {name: round(slope(minutes, values), 3) for name, values in series.items() if len(values) == len(minutes)}
+    most = max(slopes, key=lambda name: slopes[name])
     fitted = np.polyval(np.polyfit(minutes, total, 1), [minutes[0], minutes[-1]])
     per_minute = slope(minutes, total)
     return {
@@ -62,7 +66,17 @@ def growth(samples: list[Sample]) -> dict[str, Any]:
             name: value for name, value in sorted(slopes.items(), key=lambda item: -item[1]) if value
         },
         "flat": abs(per_minute) <= FLAT_MIB_PER_MINUTE,
+        "mib_every_half_minute": {
+            "all": every_half_minute(seen, lambda memory: sum(each.uss for each in memory.values())),
+            most: every_half_minute(seen, lambda memory: memory[most].uss if most in memory else 0.0),
+        },
     }
+
+
+def every_half_minute(seen: list[Seen], mib_of: Callable[[dict[str, Memory]], float]) -> list[int]:
+    """So that a staircase and a slope can be told apart."""
+    begin_s = seen[0][0]
+    return list({int((time_s - begin_s) // 30): round(mib_of(memory)) for time_s, memory in seen}.values())
 
 
 def slope(x: list[float], y: list[float]) -> float:

@@ -19,6 +19,7 @@ def test_a_leak_shows_in_its_process() -> None:
     assert not found["flat"]
     assert found["mib_per_minute"] == 2
     assert found["mib_per_minute_by_process"] == {"worker": 2}
+    assert found["mib_every_half_minute"]["worker"][:3] == [100, 102, 104]
 
 
 def test_samples_of_cpu_alone_are_left_out() -> None:

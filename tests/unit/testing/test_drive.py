@@ -1,5 +1,6 @@
 """drive(): what a pipeline's author can say and ask, fault by fault."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -176,6 +177,27 @@ def test_a_zombie_writes_second_copies_that_change_nothing() -> None:
             assert [effect.fields["payment"] for effect in simulation.receivers.effects["held"]] == ["a", "b"]
         zombies += frames > 2
     assert zombies
+
+
+def test_a_decision_that_comes_out_otherwise_each_time_takes_effect_once_and_the_same_everywhere() -> None:
+    draws = itertools.count(1)
+
+    def draw(payment: Payment, risk: float) -> Iterator[Action]:
+        yield Hold(payment.id, float(next(draws)))
+
+    sinks = (Publish("holds"), Post("cases"), Upsert("held"))
+    risky = {"risk": RiskModel}
+    fickle = Pipeline(source=Payment, features=[CardHistory], models=risky, decide=draw, actions={Hold: sinks})
+    comes_back = [pay("a", 90.0), Wait(1), PAUSE, pay("b", 80.0), Wait(12_000)]
+    items = [*comes_back, ACTION_CRASH, CRASH, pay("c", 70.0)]
+    for seed in range(20):
+        result = drive(fickle, items, risk=risk, seed=seed, every_ms=2)
+        logged = sorted((each.actions[0]["payment"], each.actions[0]["risk"]) for each in result.decisions)
+        assert [payment for payment, _ in logged] == ["a", "b", "c"]
+        for sink in ("holds", "cases", "held"):
+            done = [(effect.fields["payment"], effect.fields["risk"]) for effect in result.effects[sink]]
+            assert sorted(done) == logged
+    assert next(draws) > 20 * 3 + 1, "a zombie decided again"
 
 
 def test_late_failing_and_absent_models_are_stood_in_for() -> None:

@@ -48,6 +48,7 @@ class Link:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.bootstrap = settings.bootstrap
+        self._logs_in = settings.sasl_mechanism is not None
         self._net: Any = None
 
     def open(self, client: Any, options: Mapping[str, Any]) -> Any:
@@ -56,9 +57,15 @@ class Link:
             with Overheard() as overheard:
                 return client(**options, kafka_client=self._open_net)
         except errors.KafkaTimeoutError as error:
-            raise unreachable(self.bootstrap, overheard.reasons or error) from error
+            raise unreachable(self.bootstrap, self._explain(overheard.reasons or str(error))) from error
         except (errors.KafkaConfigurationError, ValueError, RuntimeError) as error:
             raise ConfigError(f"kafka-python refuses an option: {error}; correct the Kafka settings") from error
+
+    def _explain(self, reasons: str) -> str:
+        """Kafka refuses a password and hangs up behind it; kafka-python 3.0.12 drops the refusal if it reads both at
+        once, which a busy machine does every time."""
+        hung_up = self._logs_in and "disconnected" in reasons and "uthentication" not in reasons
+        return f"{reasons}; so does Kafka when authentication fails" if hung_up else reasons
 
     def _open_net(self, **options: Any) -> Any:
         self._net = KafkaNetClient(**options)
@@ -98,7 +105,7 @@ class Overheard(logging.Handler):
 
     @property
     def reasons(self) -> str:
-        """All that were told; a broker that refuses a password sometimes just hangs up."""
+        """All that were told."""
         return ", ".join(dict.fromkeys(self._failures))
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -27,8 +27,7 @@ class Doubler:
     outputs: ClassVar = ("double",)
 
     def __init__(self) -> None:
-        self.rows = 0
-        self.cancelled = 0
+        self.asleep = self.cancelled = 0
 
     async def score(self, columns: Columns) -> Any:
         amounts = columns["amount"]
@@ -37,16 +36,16 @@ class Doubler:
         if KILLER in amounts:
             os._exit(1)
         if SLEEPER in amounts:
+            self.asleep += 1
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        self.rows += len(amounts)
         return SimpleNamespace(columns={"double": amounts * 2}, version="v1")
 
     async def stats(self) -> tuple[int, int]:
-        return self.rows, self.cancelled
+        return self.asleep, self.cancelled
 
 
 class Worker:
@@ -71,7 +70,9 @@ class Worker:
     async def give_up(self) -> int:
         """Cancels a call under way; returns how many calls the replica saw cancelled."""
         asked = self._calls.ask({"amount": np.array([SLEEPER])}, 1)
-        _, cancelled = await self._model.stats.remote()  # answered behind the call: that has arrived
+        asleep = cancelled = 0
+        while not asleep:
+            asleep, _ = await self._model.stats.remote()
         asked.cancel()
         while not cancelled:
             _, cancelled = await self._model.stats.remote()

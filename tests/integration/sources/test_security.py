@@ -56,8 +56,6 @@ def options(plain: int, secure: int, folder: Path) -> list[str]:
         "ssl.keystore.type": "PEM",
         "ssl.keystore.location": str(folder / "server.pem"),
         "broker.session.timeout.ms": "18000",
-        # Kafka hangs up 100 ms behind its refusal; kafka-python 3.0.12 drops the refusal when it reads both at once.
-        "connection.failed.authentication.delay.ms": "2000",
     }
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     return ["--port", str(plain), "--dir", str(folder / "data"), *given]

@@ -165,16 +165,17 @@ class SinkLoop(Generic[D]):
             self._silent_since_ms = now_ms
         elif now_ms - self._silent_since_ms > SILENCE_MS:
             self._renew_consumer()
-            self._consume_active()
 
     def _renew_consumer(self) -> None:
         """A client that was opened while its broker went away was seen not to find it again in the five minutes behind
-        its return (librdkafka 2.16); a new one does at once."""
+        its return (librdkafka 2.16); a new one does at once. What the old one read is resumed like everything else."""
         self._silent_since_ms = None
         try:
             consumer = self._open_consumer()
         except BrokerError:
             return  # it is still away
+        for place in self._active.values():
+            place.park_briefly()
         self._consumer.close()
         self._consumer = consumer
 

@@ -117,12 +117,10 @@ class Publisher(SinkWriter[D]):
 
     def _transact_all(self, due: Sequence[Batch[D]]) -> dict[int, Outcome]:
         failed = self._wait_for_producers([batch.partition for batch in due])
-        written = self._threads.map(self._write, [batch for batch in due if batch.partition not in failed])
-        outcomes = dict(zip((batch.partition for batch in due if batch.partition not in failed), written, strict=True))
-        for batch in due:
-            if batch.partition in failed:
-                outcomes[batch.partition] = Outcome(batch.start, failed[batch.partition])
-        return outcomes
+        ready = [batch for batch in due if batch.partition not in failed]
+        written = zip(ready, self._threads.map(self._write, ready), strict=True)
+        short = {batch.partition: Outcome(batch.start, failed.get(batch.partition)) for batch in due}
+        return short | {batch.partition: outcome for batch, outcome in written}
 
     def _note_stored(self, partition: int, position: Position) -> None:
         self._stored[partition], self._stored_at_s[partition] = position, self._clock_s()

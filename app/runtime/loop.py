@@ -528,6 +528,8 @@ class StreamLoop(Generic[E]):
 
     def _keep_books(self) -> None:
         now_ms = self._parts.now_ms()
+        if self._parts.log.last_error is not None:
+            self._away_ms = now_ms
         for held in self._held.values():
             self._checkpoint(held, now_ms)
             self._check_log(held, now_ms)
@@ -538,12 +540,10 @@ class StreamLoop(Generic[E]):
 
     def _check_log(self, held: Held[E], now_ms: float) -> None:
         """Raises BrokerError when the log has stood still for too long: a new worker has a new producer."""
-        if self._parts.log.last_error is not None:
-            self._away_ms = now_ms
-        silent_ms = now_ms - held.moved_ms
-        was_away = self._away_ms > held.moved_ms
-        patient = now_ms - self._away_ms <= RETURN_PATIENCE_MS if was_away else silent_ms <= LOG_PATIENCE_MS
-        if held.logged_through < held.sent_through and not patient:
+        patience_ms = RETURN_PATIENCE_MS if self._away_ms > held.moved_ms else LOG_PATIENCE_MS
+        waited_ms = now_ms - max(held.moved_ms, self._away_ms)
+        if held.logged_through < held.sent_through and waited_ms > patience_ms:
+            silent_ms = now_ms - held.moved_ms
             raise BrokerError(
                 f"the decisions of partition {held.task.partition} from offset {held.logged_through + 1} on are not "
                 f"acknowledged after {silent_ms / 1000:.0f} s, though the broker is there; the worker starts anew"

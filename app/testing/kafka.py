@@ -112,6 +112,7 @@ class MemoryConsumer:
         group: str | None = None,
         wait: Callable[[float], None] | None = None,
         *,
+        hurried: bool = True,
         read_uncommitted: bool = False,
     ) -> None:
         self.kafka = kafka

@@ -32,7 +32,9 @@ from tests.integration.pipeline.oracle import expect, read_topic, risk
 pytestmark = pytest.mark.ray
 EVENTS = 200_000
 FEATURES = [f"{name}_{days}d" for name in ("payments", "mean_amount") for days in (1, 7, 30)]
-ON_APACHE_KAFKA = pytest.mark.parametrize("bootstrap", ["Apache Kafka"], indirect=True)
+ON_APACHE_KAFKA = pytest.mark.parametrize(
+    "bootstrap", [pytest.param("Apache Kafka", marks=pytest.mark.kafka)], indirect=True
+)
 """For what the broker has no part in."""
 
 

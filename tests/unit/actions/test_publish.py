@@ -72,7 +72,7 @@ def open_writer(
         decisions=DECISIONS,
         dead_letters=LETTERS,
         late=LATE_EVENTS,
-        open_consumer=partial(open_consumer, kafka),
+        open_consumer=partial(MemoryConsumer, kafka),
         open_producer=lambda: MemoryProducer(kafka),
         open_transactional_producer=partial(MemoryTransactionalProducer, kafka),
     )
@@ -86,12 +86,6 @@ def open_writer(
         threads=threads or InlineExecutor(),
         clock=clock or Clock(),
     )
-
-
-def open_consumer(
-    kafka: MemoryKafka, group: str, *, hurried: bool = True, read_uncommitted: bool = False
-) -> MemoryConsumer:
-    return MemoryConsumer(kafka, group, read_uncommitted=read_uncommitted)
 
 
 def key_of(stored: Stored) -> str:

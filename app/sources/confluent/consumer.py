@@ -22,11 +22,10 @@ from app.sources.client import (
     Records,
     TopicPartition,
 )
-from app.sources.confluent.link import PASSING, Link, common_options, raise_first_error
+from app.sources.confluent.link import BEGINNING, END, PASSING, Link, common_options, raise_first_error
 from app.sources.failures import check_that_they_exist, no_such_topic, out_of_range, require_group
 from app.sources.settings import KafkaSettings
 
-BEGINNING, END = -2, -1  # the "times" of a ListOffsets request
 MOST_RECORDS_OF_A_CALL = 1_000_000
 LEADERLESS = (ck.KafkaError.NOT_LEADER_FOR_PARTITION, ck.KafkaError.LEADER_NOT_AVAILABLE)
 RETRY_S = 0.05
@@ -72,7 +71,7 @@ class ConfluentConsumer:
         hurried: bool = True,
         read_uncommitted: bool = False,
     ) -> None:
-        self._link = Link(settings)
+        self._link = Link(settings, lambda: self._assigned)
         self._group = group
         self._assigned: set[TopicPartition] = set()
         self._failures: dict[TopicPartition, BrokerError] = {}
@@ -94,7 +93,7 @@ class ConfluentConsumer:
                 self._client.incremental_unassign(to_client(gone))
             if new:
                 self._client.incremental_assign([ck.TopicPartition(*place, positions[place]) for place in new])
-        self._assigned = self._link.partitions = set(positions)
+        self._assigned = set(positions)
         self._failures = {place: error for place, error in self._failures.items() if place not in gone}
         self._passed = {place: self._passed.get(place, offset) for place, offset in positions.items()}
 
@@ -218,6 +217,7 @@ class ConfluentConsumer:
 
     def close(self) -> None:
         self._client.close()
+        self._link.close()
 
 
 def to_client(partitions: Collection[TopicPartition]) -> list[Any]:

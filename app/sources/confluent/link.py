@@ -1,8 +1,8 @@
 """What consumer, producer and admin of confluent-kafka share: options, first contact, errors."""
 
-import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,10 @@ from app.sources.failures import fenced, refused, unreachable
 from app.sources.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
+
+BEGINNING, END = -2, -1  # the "times" of a ListOffsets request
+# How long the end of an outage may stay unnoticed, and how long a leader may take to answer.
+PROBE_INTERVAL_S, PROBE_TIMEOUT_S = 0.5, 5.0
 
 # The broker is away, or sorting itself out, and librdkafka goes on by itself.
 PASSING = frozenset(
@@ -49,8 +53,6 @@ def common_options(settings: KafkaSettings) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 1_000,
         # It would log every attempt to connect, ten a second; the error callback tells the same.
         "log_level": 2,
-        # Nothing else tells that an outage is over.
-        "statistics.interval.ms": 1_000,
         **settings.extra,
     }
     return {name: value for name, value in named.items() if value is not None}
@@ -59,18 +61,26 @@ def common_options(settings: KafkaSettings) -> dict[str, Any]:
 class Link:
     """The connection to one cluster: where it is, and why it is out of reach if it is.
 
-    Its callbacks are called in the thread that polls the client.
+    partitions: what the client reads or writes now. An outage is over when each of them has a leader that answers; to a
+    client of its own, in a thread that lasts as long. The records and deliveries of the other one cannot tell: those
+    from before the outage may still wait in its queues. Its statistics could, but pile up in a client that is not
+    polled for a while (40 kB a second with four partitions).
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, partitions: Callable[[], Collection[TopicPartition]] = tuple) -> None:
         self.bootstrap = settings.bootstrap
-        self.partitions: Collection[TopicPartition] = ()  # what a consumer reads
-        self.last_error: BrokerError | None = None
+        self._settings = settings
+        self._partitions = partitions
+        self._error: BrokerError | None = None
+        self._errors = 0
+        self._is_watched = False
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
 
     def open(self, client: Any, options: Mapping[str, Any]) -> Any:
         """Makes the client and waits for the cluster's first answer."""
         try:
-            opened = client({**options, "error_cb": self.note, "stats_cb": self._see_who_is_up}, logger=log)
+            opened = client({**options, "error_cb": self.note}, logger=log)
         except ck.KafkaException as error:
             raise ConfigError(
                 f"confluent-kafka refuses an option: {error.args[0].str()}; correct the Kafka settings or `extra`"
@@ -79,33 +89,67 @@ class Link:
             opened.list_topics(timeout=REQUEST_TIMEOUT_S)
         except ck.KafkaException as error:
             opened.poll(0)  # calls note(), which hears more of the reason
-            raise self.last_error or unreachable(self.bootstrap, error.args[0].str()) from error
+            raise self._error or unreachable(self.bootstrap, error.args[0].str()) from error
         return opened
 
+    def close(self) -> None:
+        """Behind the client's own close."""
+        self._closed.set()
+
+    @property
+    def last_error(self) -> BrokerError | None:
+        """Whoever asks has the outage watched, so that the next answers know of its end."""
+        with self._lock:
+            if self._error is not None and not self._is_watched and not self._closed.is_set():
+                self._is_watched = True
+                threading.Thread(target=self._watch, name="outage", daemon=True).start()
+            return self._error
+
     def note(self, error: Any) -> None:
-        """The error callback. Logs once an outage. That all brokers are down only repeats what is known of each."""
-        if error.code() == ck.KafkaError._ALL_BROKERS_DOWN and self.last_error is not None:
-            return
-        describe = unreachable if error.code() in PASSING else refused
-        latest = describe(self.bootstrap, error.str())
-        if self.last_error is None:
-            log.warning("%s", latest)
-        self.last_error = latest
+        """The error callback, called in the thread that polls the client. Logs once an outage. That all brokers are
+        down only repeats what is known of each."""
+        with self._lock:
+            if error.code() == ck.KafkaError._ALL_BROKERS_DOWN and self._error is not None:
+                return
+            describe = unreachable if error.code() in PASSING else refused
+            latest = describe(self.bootstrap, error.str())
+            if self._error is None:
+                log.warning("%s", latest)
+            self._error = latest
+            self._errors += 1
 
-    def _see_who_is_up(self, statistics: str) -> None:
-        """The statistics callback: ends an outage when a connected broker leads each partition of ours.
+    def _watch(self) -> None:
+        options = common_options(self._settings) | {"group.id": "headrace-without-group"}
+        probe = ck.Consumer(options, logger=log)
+        try:
+            while not self._closed.is_set():
+                errors = self._errors
+                if self._is_answered(probe) and self._end_outage(errors):
+                    return
+                self._closed.wait(PROBE_INTERVAL_S)
+        finally:
+            probe.close()
 
-        Records and deliveries cannot end it: those from before it may still be waiting in the client's queues.
-        """
-        if self.last_error is None:
-            return
-        brokers = [one for one in json.loads(statistics)["brokers"].values() if one["nodeid"] >= 0]
-        connected = [one for one in brokers if one["state"] == "UP"]
-        led = {TopicPartition(led["topic"], led["partition"]) for one in connected for led in one["toppars"].values()}
-        waiting = any(one["toppars"] for one in brokers if one["state"] != "UP")
-        if connected and not waiting and led.issuperset(self.partitions):
+    def _is_answered(self, probe: Any) -> bool:
+        wanted = [ck.TopicPartition(*place, END) for place in self._partitions()]
+        try:
+            if not wanted:
+                probe.list_topics(timeout=PROBE_TIMEOUT_S)
+            else:
+                raise_first_error(probe.offsets_for_times(wanted, timeout=PROBE_TIMEOUT_S))
+        except ck.KafkaException:
+            return False
+        return True
+
+    def _end_outage(self, errors: int) -> bool:
+        """Unless there were more errors since they were counted."""
+        with self._lock:
+            if errors != self._errors:
+                return False
             log.warning("Kafka at %s is back", self.bootstrap)
-            self.last_error = None
+            self._error = None
+            self._is_watched = False
+            return True
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -119,8 +163,8 @@ class Link:
         if error.code() in FENCED:
             return fenced(self.bootstrap, error.str())
         # Leaders are unknown when no broker can be asked for them.
-        if error.code() in PASSING or (error.code() == ck.KafkaError._UNKNOWN_PARTITION and self.last_error):
-            return self.last_error or unreachable(self.bootstrap, error.str())
+        if error.code() in PASSING or (error.code() == ck.KafkaError._UNKNOWN_PARTITION and self._error):
+            return self._error or unreachable(self.bootstrap, error.str())
         return refused(self.bootstrap, error.str())
 
 

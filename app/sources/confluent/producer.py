@@ -8,7 +8,7 @@ from typing import Any
 import confluent_kafka as ck
 
 from app.errors import BrokerError, RefusedRecordError
-from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery
+from app.sources.client import MAX_RECORD_BYTES, REQUEST_TIMEOUT_S, SEND_TIMEOUT_S, Header, OnDelivery, TopicPartition
 from app.sources.confluent.link import Link, common_options
 from app.sources.failures import buffer_full, given_up, no_such_topic
 from app.sources.settings import Compression, KafkaSettings
@@ -39,8 +39,9 @@ class ConfluentProducer:
         self._open(settings, producer_options(settings, linger_ms, compression))
 
     def _open(self, settings: KafkaSettings, options: dict[str, Any]) -> None:
-        self._link = Link(settings)
-        self._topics: set[str] = set()
+        self._link = Link(settings, self._list_partitions)
+        self._topics: dict[str, int] = {}
+        self._sent_to: set[tuple[str, int | None]] = set()
         self._untold: BrokerError | None = None
         self._client = self._link.open(ck.Producer, options)
 
@@ -61,6 +62,7 @@ class ConfluentProducer:
         self._raise_untold()
         if topic not in self._topics:
             self._check_that_it_exists(topic)
+        self._sent_to.add((topic, partition))
         report = self._keep_failure if on_delivery is None else partial(self._report, on_delivery)
         place = -1 if partition is None else partition
         waiting_since_s: float | None = None
@@ -78,6 +80,14 @@ class ConfluentProducer:
                 refreshed = True
                 self._check_that_it_exists(topic)  # learns of partitions that were added since
 
+    def _list_partitions(self) -> set[TopicPartition]:
+        """Where records have been sent, or may have been."""
+        return {
+            TopicPartition(topic, each)
+            for topic, partition in self._sent_to.copy()
+            for each in (range(self._topics[topic]) if partition is None else [partition])
+        }
+
     def _wait_for_room(self, since_s: float) -> None:
         if time.monotonic() > since_s + SEND_TIMEOUT_S:
             raise buffer_full(self._link.bootstrap, SEND_TIMEOUT_S)
@@ -86,7 +96,8 @@ class ConfluentProducer:
     def _check_that_it_exists(self, topic: str) -> None:
         """Asks for all topics: asked for one by name, librdkafka's producer makes it."""
         with self._link.request():
-            self._topics = set(self._client.list_topics(timeout=REQUEST_TIMEOUT_S).topics)
+            found = self._client.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        self._topics = {name: len(each.partitions) for name, each in found.items()}
         if topic not in self._topics:
             raise no_such_topic(self._link.bootstrap, topic)
 
@@ -119,6 +130,7 @@ class ConfluentProducer:
             self._client.purge()
             self._client.flush(1)  # tells on_delivery
         self._client.close()
+        self._link.close()
         if unsent:
             raise given_up(self._link.bootstrap, unsent, timeout_s)
 

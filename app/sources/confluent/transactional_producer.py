@@ -125,3 +125,4 @@ class ConfluentTransactionalProducer(ConfluentProducer):
         """librdkafka's own close() would wait for the end of what is open, without end when the broker is away."""
         self._client.purge()
         del self._client
+        self._link.close()

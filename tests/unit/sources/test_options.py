@@ -56,6 +56,15 @@ def test_what_is_not_set_is_not_passed_to_librdkafka() -> None:
     assert None not in confluent_link.common_options(PLAIN).values()
 
 
+def test_a_client_of_librdkafka_asks_for_nothing_that_piles_up_while_nobody_polls_it() -> None:
+    for options in (
+        confluent_consumer.consumer_options(PLAIN, "group", 1 << 20),
+        confluent_producer.producer_options(PLAIN, 1, "none"),
+        confluent_transactional.transactional_options(PLAIN, "id"),
+    ):
+        assert "statistics.interval.ms" not in options
+
+
 def test_security_in_the_words_of_kafka_python() -> None:
     options = kafka_python_link.common_options(SECURE, kafka.KafkaConsumer)
     expected = {

@@ -119,8 +119,7 @@ class Link:
             self._errors += 1
 
     def _watch(self) -> None:
-        options = common_options(self._settings) | {"group.id": "headrace-without-group"}
-        probe = ck.Consumer(options, logger=log)
+        probe = ck.Consumer({**common_options(self._settings), "group.id": "headrace-without-group"})
         try:
             while not self._closed.is_set():
                 errors = self._errors

@@ -7,7 +7,7 @@ replica, in a test and, with simulated parts, step by step.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from functools import partial
@@ -79,10 +79,10 @@ class Signal(Protocol):
 
 
 class Parts(NamedTuple):
-    """What a loop is connected to. The loop's thread alone uses `source`; `executor` has one thread, which alone uses
-    the opener; `models` is None for a pipeline without any."""
+    """What a loop is connected to. The loop opens its own reader of the source, and another one when that falls silent;
+    `executor` has one thread, which alone uses the opener; `models` is None for a pipeline without any."""
 
-    source: Consumer
+    open_source: Callable[[], Consumer]
     log: Producer
     models: Models | None
     opener: TaskOpener[Any]
@@ -117,6 +117,7 @@ class StreamLoop(Generic[E]):
         self._held: dict[int, Held[E]] = {}
         self._opening: dict[int, Future[Opened[E]]] = {}
         self._refused: dict[int, Failure] = {}
+        self._source = parts.open_source()
         self._assigned: frozenset[int] = frozenset()
         self._in_flight: deque[Batch[E]] = deque()
         self._woken: Signal = woken or threading.Event()
@@ -180,6 +181,10 @@ class StreamLoop(Generic[E]):
                 error = saving.exception()
                 if error is not None:
                     logger.error("partition %d goes on elsewhere from an older one: %s", held.task.partition, error)
+
+    def close(self) -> None:
+        """Ends the reader of the source. What else the loop is connected to is closed by who opened it."""
+        self._source.close()
 
     def _wait(self) -> None:
         now_ms = self._parts.now_ms()
@@ -265,8 +270,30 @@ class StreamLoop(Generic[E]):
         if staying != self._assigned:
             topic = self._settings.topic
             positions = {TopicPartition(topic, each): self._held[each].task.next_offset for each in staying}
-            self._parts.source.assign(positions)
+            self._source.assign(positions)
             self._assigned = staying
+            for held in self._held.values():
+                held.silence.reset()
+
+    def _renew_source(self, silent: Collection[Held[E]]) -> None:
+        """Reads on with a new client behind the last records that the old one returned."""
+        try:
+            source = self._parts.open_source()
+        except BrokerError as error:
+            logger.warning("%s", error)
+            return
+        for held in silent:
+            partition, next_offset, end_offset = held.task.partition, held.task.next_offset, held.end_offset
+            assert end_offset is not None
+            logger.warning(
+                "partition %d: nothing is read from offset %d on, though the log goes on to %d; a new client reads on",
+                partition,
+                next_offset,
+                end_offset,
+            )
+            held.silence.ask(next_offset, end_offset)
+        self._source.close()
+        self._source, self._assigned = source, frozenset()
 
     # From the source to the models.
 
@@ -277,9 +304,11 @@ class StreamLoop(Generic[E]):
         if careful and (self._in_flight or not self._is_written_down(careful)):
             return False
         wait_ms = 0 if self._in_flight else int(IDLE_WAIT_MS)
-        polled = self._parts.source.poll(self._portion(careful), wait_ms)
+        portion = self._portion(careful)
+        polled = self._source.poll(portion, wait_ms)
         fetched_ms = self._parts.now_ms()
         rows = sum(map(len, polled))
+        self._note_silence(polled, rows < portion)
         if careful and not self._takes_care(careful, polled, fetched_ms):
             return False
         if not rows:
@@ -292,6 +321,15 @@ class StreamLoop(Generic[E]):
         if parts:
             self._launch(parts, fetched_ms)
         return True
+
+    def _note_silence(self, polled: Sequence[Records], drained: bool) -> None:
+        read = {records.partition for records in polled}
+        for partition in self._assigned:
+            silence = self._held[partition].silence
+            if partition in read or not drained:
+                silence.reset()
+            else:
+                silence.note_poll()
 
     def _portion(self, careful: Held[E] | None) -> int:
         most = self._tuning.max_batch
@@ -330,7 +368,7 @@ class StreamLoop(Generic[E]):
             if first == held.attempts.trying[0]:
                 return True
             held.next_record, self._assigned = first, frozenset()
-            self._parts.source.assign({})
+            self._source.assign({})
             return False
         if held.task.next_offset >= held.care_until or now_ms - held.read_ms > CARE_PATIENCE_MS:
             self._note_attempts(held, held.attempts.relax())
@@ -587,15 +625,24 @@ class StreamLoop(Generic[E]):
             for partition, held in self._held.items()
         }
         if offsets:
-            self._parts.source.commit(offsets, wait=False)
+            self._source.commit(offsets, wait=False)
 
     def _look_at_ends(self, now_ms: float) -> None:
         if self._survey is not None and self._survey.done():
             survey, self._survey = self._survey, None
-            if survey.exception() is None:
-                for partition, end_offset in survey.result().items():
-                    if partition in self._held:
-                        self._held[partition].end_offset = end_offset
+            self._note_ends({} if survey.exception() else survey.result(), now_ms)
         if self._survey is None and now_ms >= self._next_survey_ms and self._held:
             self._next_survey_ms = now_ms + SURVEY_INTERVAL_MS
             self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
+
+    def _note_ends(self, ends: Mapping[int, int], now_ms: float) -> None:
+        """Without an end, a broker is away, and silence is no wonder."""
+        for partition, held in self._held.items():
+            if partition in ends:
+                held.end_offset = ends[partition]
+                held.silence.note_end(held.task.next_offset, ends[partition], now_ms)
+            else:
+                held.silence.reset()
+        silent = [self._held[each] for each in self._assigned if self._held[each].silence.is_too_long(now_ms)]
+        if silent and self._careful is None:
+            self._renew_source(silent)

@@ -120,7 +120,7 @@ class StreamWorker:
         self._note_partitions(self._partitions.look())
         self._models = ModelCalls(models, pipeline.models, loop, tuning.breaker, _now_ms) if pipeline.models else None
         self._parts = Parts(
-            source=open_consumer(args.kafka, group=args.name),
+            open_source=partial(open_consumer, args.kafka, args.name),
             log=open_producer(args.kafka, linger_ms=1),
             models=self._models,
             opener=self._opener,
@@ -159,7 +159,7 @@ class StreamWorker:
     def _close(self) -> None:
         self._executor.submit(self._opener.close)
         self._executor.shutdown(wait=True)
-        self._parts.source.close()
+        self._loop.close()
         self._parts.log.close()
 
     def _describe(self) -> dict[str, Any]:

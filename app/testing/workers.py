@@ -102,7 +102,7 @@ class StreamWorker(Worker):
             shared.pipeline, shared.settings, shared.decisions, shared.store, "earliest", MemoryConsumer(kafka)
         )
         parts = Parts(
-            source=MemoryConsumer(kafka, shared.settings.pipeline, self._sleep),
+            open_source=lambda: MemoryConsumer(kafka, shared.settings.pipeline, self._sleep),
             log=self.log,
             models=WorkerModels(self) if shared.pipeline.models else None,
             opener=opener,

@@ -66,7 +66,7 @@ def main(bootstrap: str, source: str, folder: str, asked: str, answers: int) -> 
     store = CheckpointStore(folder, "fraud")
     opener = TaskOpener(pipeline, settings, decisions, store, "earliest", open_consumer(kafka))
     parts = Parts(
-        source=open_consumer(kafka, group=source),
+        open_source=lambda: open_consumer(kafka, source),
         log=open_producer(kafka, linger_ms=1),
         models=CountingModel(Path(asked), answers),
         opener=opener,

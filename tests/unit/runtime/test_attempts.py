@@ -74,7 +74,7 @@ class World:
         store = CheckpointStore(str(self.folder), "fraud")
         opener = TaskOpener(PIPELINE, task_settings, "decisions", store, "earliest", MemoryConsumer(self.kafka))
         parts = Parts(
-            source=MemoryConsumer(self.kafka, "fraud"),
+            open_source=lambda: MemoryConsumer(self.kafka, "fraud"),
             log=MemoryProducer(self.kafka),
             models=None,
             opener=opener,

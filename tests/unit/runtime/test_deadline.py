@@ -123,7 +123,7 @@ class World:
         store = CheckpointStore(str(folder), "fraud")
         opener = TaskOpener(declared, task_settings, "decisions", store, "earliest", MemoryConsumer(self.broker))
         parts = Parts(
-            source=MemoryConsumer(self.broker, "fraud"),
+            open_source=lambda: MemoryConsumer(self.broker, "fraud"),
             log=MemoryProducer(self.broker),
             models=self.models,
             opener=opener,

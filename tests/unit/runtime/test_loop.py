@@ -26,12 +26,14 @@ from app.pipeline import Pipeline
 from app.runtime.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from app.runtime.loop import LOG_PATIENCE_MS, RETURN_PATIENCE_MS, Parts, StreamLoop
 from app.runtime.opener import TaskOpener
+from app.runtime.silence import PATIENCE_MS
 from app.runtime.task import TaskSettings
-from app.sources import TopicPartition
+from app.sources import Records, TopicPartition
 from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer
 from app.testing.process import InlineExecutor
 from tests.support.inline import InlineModels
 
+GROUP = "fraud"
 START_MS = 1_600_000_000_000
 HOUR_MS = 3_600_000
 
@@ -99,6 +101,18 @@ class Store(CheckpointStore):
         return super().load(topic, partition)
 
 
+class DeafConsumer(MemoryConsumer):
+    """From some offset on it returns nothing, and says nothing, as a client of librdkafka was seen to."""
+
+    def __init__(self, broker: MemoryKafka, deaf_from: int) -> None:
+        super().__init__(broker, GROUP)
+        self._deaf_from = deaf_from
+
+    def poll(self, max_records: int, timeout_ms: int) -> list[Records]:
+        deaf = any(position >= self._deaf_from for position in self.positions.values())
+        return [] if deaf else super().poll(max_records, timeout_ms)
+
+
 @dataclass
 class World:
     """Everything that outlives a worker: the broker and the checkpoints."""
@@ -106,10 +120,20 @@ class World:
     folder: Path
     broker: MemoryKafka = field(default_factory=MemoryKafka)
     now_ms: float = 0.0
+    deaf_from: list[int] = field(default_factory=list)
+    readers: list[MemoryConsumer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for topic in ("payments", "decisions"):
             self.broker.create(topic, 2)
+
+    def open_source(self) -> MemoryConsumer:
+        """Of these, each goes deaf at the next offset of `deaf_from`, while there are any."""
+        deaf_from = self.deaf_from[len(self.readers) :]
+        self.readers.append(
+            DeafConsumer(self.broker, deaf_from[0]) if deaf_from else MemoryConsumer(self.broker, GROUP)
+        )
+        return self.readers[-1]
 
     def worker(
         self,
@@ -129,7 +153,7 @@ class World:
         self.models = InlineModels(predict)
         self.log = MemoryProducer(self.broker, hold=hold)
         parts = Parts(
-            source=MemoryConsumer(self.broker, "fraud"),
+            open_source=self.open_source,
             log=self.log,
             models=self.models,
             opener=opener,
@@ -519,7 +543,12 @@ def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
         MemoryConsumer(world.broker),
     )
     parts = Parts(
-        MemoryConsumer(world.broker, "plain"), MemoryProducer(world.broker), None, opener, InlineExecutor(), world._tick
+        lambda: MemoryConsumer(world.broker, "plain"),
+        MemoryProducer(world.broker),
+        None,
+        opener,
+        InlineExecutor(),
+        world._tick,
     )
     loop = StreamLoop(declared, task_settings, "decisions", parts, WorkerTuning(), StageLatency())
     loop.give([0])
@@ -704,3 +733,50 @@ def test_changed_features_are_rebuilt_and_what_is_decided_calls_no_model_again(w
     found = world.outcomes(0)
     assert [found[at]["payments"] for at in range(50, 60)] == [5] * 10
     assert [found[at]["spent"] for at in range(50, 60)] == [sum(range(at % 2, at + 1, 2)) for at in range(50, 60)]
+
+
+def test_a_client_that_reads_nothing_more_though_the_log_goes_on_is_replaced(world: World) -> None:
+    world.deaf_from = [3, 5]
+    for at in range(10):
+        world.pay(0, "c", 1.0, START_MS + at)
+    run(world.worker(max_batch=1), world)
+    assert [each.closed for each in world.readers] == [True, True, False]
+    assert [world.outcomes(0)[each]["payments"] for each in range(10)] == list(range(1, 11))
+
+
+def test_a_log_that_ends_with_what_is_no_record_is_asked_about_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_behind_a_marker(_: Any, partitions: Any) -> dict[TopicPartition, int]:
+        return {each: len(world.broker.logs[each]) + (each.topic == "payments") for each in partitions}
+
+    monkeypatch.setattr(MemoryConsumer, "end_offsets", ends_behind_a_marker)
+    loop = world.worker()
+    for at in range(2):
+        world.pay(0, "c", 1.0, START_MS + at)
+        run(loop, world)
+        step_for(loop, world, PATIENCE_MS * 5)
+    assert len(world.readers) == 3
+
+
+def test_silence_counts_from_the_return_of_a_broker_that_was_away(world: World) -> None:
+    world.deaf_from = [1]
+    loop = world.worker()
+    world.pay(0, "c", 1.0, START_MS)
+    run(loop, world)
+    world.pay(0, "c", 1.0, START_MS)
+    step_for(loop, world, PATIENCE_MS / 2)
+    world.broker.away = True
+    step_for(loop, world, PATIENCE_MS * 2)
+    world.broker.away = False
+    step_for(loop, world, PATIENCE_MS / 2)
+    assert len(world.readers) == 1
+    step_for(loop, world, PATIENCE_MS)
+    assert len(world.readers) == 2
+    run(loop, world)
+
+
+def step_for(loop: StreamLoop[Payment], world: World, duration_ms: float) -> None:
+    until_ms = world.now_ms + duration_ms
+    while world.now_ms < until_ms:
+        loop.step()

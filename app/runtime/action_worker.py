@@ -25,6 +25,8 @@ from app.sources import open_consumer, open_producer, open_transactional_produce
 
 STEP_MS = 250
 STALLED_S = 60.0
+AWAY_S = 30.0
+"""How long no look at the partitions may succeed, of one every 10 s, until Kafka is taken to be away."""
 STOP_TIMEOUT_S = 15.0
 BUFFER_BYTES = 8 << 20
 logger = logging.getLogger("ray.serve")
@@ -90,6 +92,25 @@ class SinkThread:
             raise
 
 
+class Presence:
+    """Whether Kafka is there, as of the looks that succeeded; times are of a monotonic clock."""
+
+    def __init__(self, now_s: float) -> None:
+        self._seen_s = self._since_s = now_s
+
+    def note_seen(self, now_s: float) -> None:
+        if self._is_away(now_s):
+            self._since_s = now_s
+        self._seen_s = now_s
+
+    def measure_silence(self, stepped_s: float, now_s: float) -> float:
+        """How long a thread has not come round while Kafka was there all the time; 0 while it is away."""
+        return 0.0 if self._is_away(now_s) else now_s - max(stepped_s, self._since_s)
+
+    def _is_away(self, now_s: float) -> bool:
+        return now_s - self._seen_s > AWAY_S
+
+
 def drain(threads: Collection[SinkThread], timeout_s: float) -> list[str]:
     """Lets every sink finish what it is carrying out and save its cursor, all within `timeout_s`.
 
@@ -137,6 +158,7 @@ class ActionWorker:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="partitions")
         look = partial(self._consumer.partitions, args.topics.decisions)
         self._sinks = [sink.name for sink in sinks]
+        self._presence = Presence(time.monotonic())
         self._note_partitions(look())
         self._threads = {sink.name: SinkThread(sink, kafka, latency) for sink in sinks}
         self._measured = (time.monotonic(), 0.0)
@@ -150,9 +172,13 @@ class ActionWorker:
     _running: "Sequence[asyncio.Future[None]]" = ()
 
     def check_health(self) -> None:
-        """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker."""
+        """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker.
+
+        The minute begins anew when Kafka is back: librdkafka 2.16 waits in a commit for as long as it is away, and a
+        worker that is replaced meanwhile no longer knows which commits were acknowledged (docs/decisions/0011).
+        """
         for thread in self._threads.values():
-            silent_s = time.monotonic() - thread.stepped_s
+            silent_s = self._presence.measure_silence(thread.stepped_s, time.monotonic())
             if thread.died is not None:
                 raise RuntimeError(f"sink {thread.sink} has ended: {thread.died!r}") from thread.died
             if silent_s > STALLED_S:
@@ -188,6 +214,7 @@ class ActionWorker:
 
     def _note_partitions(self, partitions: list[int]) -> None:
         """Every sink's every partition is to be shared out among the action workers."""
+        self._presence.note_seen(time.monotonic())
         self._units = [f"{sink}/{partition}" for sink in self._sinks for partition in partitions]
 
     def _give(self, units: list[str]) -> None:

@@ -155,7 +155,11 @@ class CheckpointStore:
 
     def _list(self, folder: str) -> list[fs.FileInfo]:
         """What is in a folder, the newest checkpoint first."""
-        found = self._files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+        selector = fs.FileSelector(folder, allow_not_found=True)
+        try:
+            found = self._files.get_file_info(selector)
+        except FileNotFoundError:  # of a folder that somebody makes between Arrow's look into it and the one for it
+            found = self._files.get_file_info(selector)
         return sorted(found, key=lambda info: str(info.path), reverse=True)
 
     def _read(self, info: fs.FileInfo, topic: str, partition: int) -> Checkpoint:

@@ -22,7 +22,7 @@ from app.sources.client import (
     Records,
     TopicPartition,
 )
-from app.sources.confluent.link import BEGINNING, END, PASSING, Link, common_options, raise_first_error
+from app.sources.confluent.link import BEGINNING, END, NO_GROUP, PASSING, Link, common_options, raise_first_error
 from app.sources.failures import check_that_they_exist, no_such_topic, out_of_range, require_group
 from app.sources.settings import KafkaSettings
 
@@ -47,14 +47,15 @@ def consumer_options(
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": max(1, buffer_bytes >> 10),
         "isolation.level": "read_uncommitted" if read_uncommitted else "read_committed",
-        # Without membership this only bounds how long a commit waits for the group's coordinator.
+        # Without membership this only bounds how long a commit waits for the group's coordinator to be known; behind a
+        # broker that goes away it was seen to wait for its return, over 80 s.
         "session.timeout.ms": int(REQUEST_TIMEOUT_S * 1_000),
         # How long a topic must be unknown before it is said to be deleted; the default is 30 s.
         "topic.metadata.propagation.max.ms": 5_000,
         **common_options(settings),
         # Tells where a partition ends, markers included; each time, which would wake a stream's loop for nothing.
         "enable.partition.eof": group is None,
-        "group.id": group or "headrace-without-group",  # librdkafka insists; nothing is committed to this one
+        "group.id": group or NO_GROUP,
         "auto.offset.reset": "error",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,

@@ -15,6 +15,7 @@ from app.sources.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
 
+NO_GROUP = "headrace-without-group"  # librdkafka insists on a name; nothing is committed to this one
 BEGINNING, END = -2, -1  # the "times" of a ListOffsets request
 # How long the end of an outage may stay unnoticed, and how long a leader may take to answer.
 PROBE_INTERVAL_S, PROBE_TIMEOUT_S = 0.5, 5.0
@@ -119,7 +120,7 @@ class Link:
             self._errors += 1
 
     def _watch(self) -> None:
-        probe = ck.Consumer({**common_options(self._settings), "group.id": "headrace-without-group"})
+        probe = ck.Consumer({**common_options(self._settings), "group.id": NO_GROUP})
         try:
             while not self._closed.is_set():
                 errors = self._errors

@@ -1,14 +1,13 @@
 """A partition that a stream worker has its hands on, and where that stands."""
 
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from app.event import Event
 from app.runtime.attempts import Attempts
 from app.runtime.checkpoint import Checkpoint
 from app.runtime.retry import Failure
-from app.runtime.silence import Silence
 from app.runtime.task import Task
 
 E = TypeVar("E", bound=Event)
@@ -43,7 +42,6 @@ class Held(Generic[E]):
     next_record: int = 0
     care_until: int = 0
     read_ms: float = 0.0
-    silence: Silence = field(default_factory=Silence)
 
     def standing(self, now_ms: float) -> dict[str, Any]:
         task = self.task

@@ -7,7 +7,7 @@ replica, in a test and, with simulated parts, step by step.
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from functools import partial
@@ -32,13 +32,15 @@ from app.log.frame import FALLBACKS, Frame, FrameHeader, Stages, encode_within
 from app.pipeline import Pipeline
 from app.runtime.attempts import Attempts
 from app.runtime.batch import NEVER_MS, Batch
+from app.runtime.books import Books
 from app.runtime.held import Held
 from app.runtime.opener import Opened, TaskOpener, describe
 from app.runtime.pace import Pace
+from app.runtime.reader import SourceReader
 from app.runtime.retry import Failure, failed_again
 from app.runtime.task import Outcome, Slice, TaskSettings, cut, decide, halve, merge_inputs, split_outcome
 from app.runtime.totals import Totals
-from app.sources import CommittedOffset, Consumer, Producer, Records, TopicPartition
+from app.sources import Consumer, Producer, Records
 
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger("ray.serve")
@@ -52,8 +54,6 @@ DEATHS_ALLOWED = 3
 before it is set aside."""
 DECIDE_RESERVE_MS = 10.0
 """Before a deadline: what it takes to decide 4,096 rows by the fallback and to hand them to the log."""
-COMMIT_INTERVAL_MS = 1_000.0
-SURVEY_INTERVAL_MS = 1_000.0
 CARE_PATIENCE_MS = 5_000.0
 """A partition that gives nothing for so long has been read to its end: markers of transactions may hide that."""
 LOG_PATIENCE_MS = 90_000.0
@@ -117,13 +117,12 @@ class StreamLoop(Generic[E]):
         self._held: dict[int, Held[E]] = {}
         self._opening: dict[int, Future[Opened[E]]] = {}
         self._refused: dict[int, Failure] = {}
-        self._source = parts.open_source()
-        self._assigned: frozenset[int] = frozenset()
+        self._reader = SourceReader(settings.topic, parts.open_source)
+        self._books: Books[E] = Books(parts.opener, parts.executor, self._reader)
         self._in_flight: deque[Batch[E]] = deque()
         self._woken: Signal = woken or threading.Event()
         self.totals = Totals()
-        self._next_batch_ms = self._next_commit_ms = self._next_survey_ms = self._away_ms = 0.0
-        self._survey: Future[dict[int, int]] | None = None
+        self._next_batch_ms = self._away_ms = 0.0
         self._failed: BrokerError | None = None
         self.tune(tuning)
 
@@ -162,7 +161,8 @@ class StreamLoop(Generic[E]):
         self._parts.log.poll()
         if self._failed:
             raise self._failed
-        self._keep_books()
+        self._check_logs()
+        self._books.keep(self._held, self._tuning.checkpoint_interval_ms, self._parts.now_ms())
         if not started:
             self._wait()
 
@@ -176,15 +176,11 @@ class StreamLoop(Generic[E]):
         for held in self._held.values():
             if held.attempts is not None:
                 self._note_attempts(held, held.attempts.put_down())
-            if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
-                saving = self._parts.executor.submit(self._parts.opener.save, held.task.snapshot(held.log_offset))
-                error = saving.exception()
-                if error is not None:
-                    logger.error("partition %d goes on elsewhere from an older one: %s", held.task.partition, error)
+            self._books.save_last(held)
 
     def close(self) -> None:
         """Ends the reader of the source. What else the loop is connected to is closed by who opened it."""
-        self._source.close()
+        self._reader.close()
 
     def _wait(self) -> None:
         now_ms = self._parts.now_ms()
@@ -266,34 +262,8 @@ class StreamLoop(Generic[E]):
 
     def _assign(self) -> None:
         careful = self._careful
-        staying = frozenset(self._staying) if careful is None else frozenset([careful.task.partition])
-        if staying != self._assigned:
-            topic = self._settings.topic
-            positions = {TopicPartition(topic, each): self._held[each].task.next_offset for each in staying}
-            self._source.assign(positions)
-            self._assigned = staying
-            for held in self._held.values():
-                held.silence.reset()
-
-    def _renew_source(self, silent: Collection[Held[E]]) -> None:
-        """Reads on with a new client behind the last records that the old one returned."""
-        try:
-            source = self._parts.open_source()
-        except BrokerError as error:
-            logger.warning("%s", error)
-            return
-        for held in silent:
-            partition, next_offset, end_offset = held.task.partition, held.task.next_offset, held.end_offset
-            assert end_offset is not None
-            logger.warning(
-                "partition %d: nothing is read from offset %d on, though the log goes on to %d; a new client reads on",
-                partition,
-                next_offset,
-                end_offset,
-            )
-            held.silence.ask(next_offset, end_offset)
-        self._source.close()
-        self._source, self._assigned = source, frozenset()
+        staying = self._staying if careful is None else {careful.task.partition: careful}
+        self._reader.assign({partition: held.task.next_offset for partition, held in staying.items()})
 
     # From the source to the models.
 
@@ -304,11 +274,9 @@ class StreamLoop(Generic[E]):
         if careful and (self._in_flight or not self._is_written_down(careful)):
             return False
         wait_ms = 0 if self._in_flight else int(IDLE_WAIT_MS)
-        portion = self._portion(careful)
-        polled = self._source.poll(portion, wait_ms)
+        polled = self._reader.poll(self._portion(careful), wait_ms)
         fetched_ms = self._parts.now_ms()
         rows = sum(map(len, polled))
-        self._note_silence(polled, rows < portion)
         if careful and not self._takes_care(careful, polled, fetched_ms):
             return False
         if not rows:
@@ -321,15 +289,6 @@ class StreamLoop(Generic[E]):
         if parts:
             self._launch(parts, fetched_ms)
         return True
-
-    def _note_silence(self, polled: Sequence[Records], drained: bool) -> None:
-        read = {records.partition for records in polled}
-        for partition in self._assigned:
-            silence = self._held[partition].silence
-            if partition in read or not drained:
-                silence.reset()
-            else:
-                silence.note_poll()
 
     def _portion(self, careful: Held[E] | None) -> int:
         most = self._tuning.max_batch
@@ -367,8 +326,8 @@ class StreamLoop(Generic[E]):
             first = int(polled[0].offsets[0])
             if first == held.attempts.trying[0]:
                 return True
-            held.next_record, self._assigned = first, frozenset()
-            self._source.assign({})
+            held.next_record = first
+            self._reader.rewind()
             return False
         if held.task.next_offset >= held.care_until or now_ms - held.read_ms > CARE_PATIENCE_MS:
             self._note_attempts(held, held.attempts.relax())
@@ -562,19 +521,12 @@ class StreamLoop(Generic[E]):
             observe("scored", batch.scored_ms - batch.queued_ms, rows)
             observe("decided", decided_ms - batch.scored_ms, rows)
 
-    # Checkpoints, committed offsets, lag.
-
-    def _keep_books(self) -> None:
+    def _check_logs(self) -> None:
         now_ms = self._parts.now_ms()
         if self._parts.log.last_error is not None:
             self._away_ms = now_ms
         for held in self._held.values():
-            self._checkpoint(held, now_ms)
             self._check_log(held, now_ms)
-        if now_ms >= self._next_commit_ms:
-            self._next_commit_ms = now_ms + COMMIT_INTERVAL_MS
-            self._commit()
-        self._look_at_ends(now_ms)
 
     def _check_log(self, held: Held[E], now_ms: float) -> None:
         """Raises BrokerError when the log has stood still for too long: a new worker has a new producer."""
@@ -586,63 +538,3 @@ class StreamLoop(Generic[E]):
                 f"the decisions of partition {held.task.partition} from offset {held.logged_through + 1} on are not "
                 f"acknowledged after {silent_ms / 1000:.0f} s, though the broker is there; the worker starts anew"
             )
-
-    def _checkpoint(self, held: Held[E], now_ms: float) -> None:
-        """Takes a snapshot when one is due, and saves it once everything that it reflects is logged."""
-        if held.saving is not None and held.saving.done():
-            self._saved(held, held.saving, now_ms)
-        if held.task.next_offset <= held.checkpointed:
-            held.current_ms = now_ms
-        elif held.snapshot is None and now_ms >= held.checkpoint_due_ms:
-            held.snapshot, held.snapshot_ms = held.task.snapshot(held.log_offset), now_ms
-            held.checkpoint_due_ms = now_ms + self._tuning.checkpoint_interval_ms
-        snapshot = held.snapshot
-        if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:
-            held.saving = self._parts.executor.submit(self._parts.opener.save, snapshot)
-
-    def _saved(self, held: Held[E], saving: "Future[int]", now_ms: float) -> None:
-        snapshot, held.snapshot, held.saving = held.snapshot, None, None
-        failed, error = held.save_failed, saving.exception()
-        if error is not None:
-            held.save_failed = failed_again(failed, str(error), now_ms)
-            held.checkpoint_due_ms = held.save_failed.retry_ms
-            logger.error("%s; events go on, and it is tried again", error)
-        elif snapshot is not None:
-            held.checkpointed, held.current_ms = snapshot.position.offset, held.snapshot_ms
-            held.checkpoint_bytes, held.save_failed = saving.result(), None
-            if failed:
-                seconds = (now_ms - failed.since_ms) / 1000
-                logger.info(
-                    "the checkpoint of partition %d is written again, after %d failures in %.0f s",
-                    held.task.partition,
-                    failed.times,
-                    seconds,
-                )
-
-    def _commit(self) -> None:
-        offsets = {
-            TopicPartition(self._settings.topic, partition): CommittedOffset(held.logged_through + 1)
-            for partition, held in self._held.items()
-        }
-        if offsets:
-            self._source.commit(offsets, wait=False)
-
-    def _look_at_ends(self, now_ms: float) -> None:
-        if self._survey is not None and self._survey.done():
-            survey, self._survey = self._survey, None
-            self._note_ends({} if survey.exception() else survey.result(), now_ms)
-        if self._survey is None and now_ms >= self._next_survey_ms and self._held:
-            self._next_survey_ms = now_ms + SURVEY_INTERVAL_MS
-            self._survey = self._parts.executor.submit(self._parts.opener.end_offsets, list(self._held))
-
-    def _note_ends(self, ends: Mapping[int, int], now_ms: float) -> None:
-        """Without an end, a broker is away, and silence is no wonder."""
-        for partition, held in self._held.items():
-            if partition in ends:
-                held.end_offset = ends[partition]
-                held.silence.note_end(held.task.next_offset, ends[partition], now_ms)
-            else:
-                held.silence.reset()
-        silent = [self._held[each] for each in self._assigned if self._held[each].silence.is_too_long(now_ms)]
-        if silent and self._careful is None:
-            self._renew_source(silent)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.features.compiled import Array, part
-from app.features.memory import FOREVER, Plan
+from app.features.memory import FOREVER, NONE, Plan
 
 FIRST_CAPACITY = 4
 
@@ -40,6 +40,29 @@ def first_after(arena: Array, key: Any, bound: int, first: int, stop: int) -> in
         stop = stop if is_before else first + half
         first = first + half + 1 if is_before else first
     return first
+
+
+@part
+def find_copy(arena: Array, plan: Plan, key: Any, rows: Array, row: int) -> int:
+    """The last entry that says what the row says, or NONE."""
+    entry = first_after(arena, key, rows[row, 0], key.head, key.tail) - 1
+    while entry >= key.head and arena[place_of(key, entry), 0] == rows[row, 0]:
+        if is_copy(arena, plan, place_of(key, entry), rows, row):
+            return entry
+        entry -= 1
+    return NONE
+
+
+@part
+def is_copy(arena: Array, plan: Plan, place: int, rows: Array, row: int) -> bool:
+    numbers = plan.distinct[0] if len(plan.distinct) else rows.shape[1]
+    for word in range(1, numbers):
+        if arena[place, word] != rows[row, word]:
+            return False
+    for index in range(len(plan.distinct)):  # the word behind a value says when it came before
+        if arena[place, plan.distinct[index]] != rows[row, plan.distinct[index]]:
+            return False
+    return True
 
 
 @part

@@ -11,6 +11,7 @@ from app.features.entries import (
     copy_row,
     count_distinct,
     evict,
+    find_copy,
     first_after,
     insert,
     is_forgotten,
@@ -175,11 +176,15 @@ def look_ahead(memory: Memory, slots: Array, row: int) -> None:
 
 
 @kernel
-def update(memory: Memory, plan: Plan, slots: Array, rows: Array, watermarks: Array, out: Array, begin: int) -> int:
+def update(
+    memory: Memory, plan: Plan, slots: Array, rows: Array, again: Array, watermarks: Array, out: Array, begin: int
+) -> int:
     """Applies rows in order from `begin` and fills `out` (rows, outputs). Returns the number of rows done."""
     for row in range(begin, len(slots)):
         look_ahead(memory, slots, row)
-        entry = apply_row(memory, plan, slots[row], rows, row, watermarks[row])
+        entry = find_copy(memory.arena, plan, memory.keys[slots[row]], rows, row) if again[row] else NONE
+        if entry == NONE:
+            entry = apply_row(memory, plan, slots[row], rows, row, watermarks[row])
         if entry == NONE:
             return row
         find_windows(memory.arena, plan, memory.keys[slots[row]], entry)

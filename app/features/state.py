@@ -42,8 +42,13 @@ class KeyedState:
         """Bytes allocated, free blocks included."""
         return self._store.nbytes
 
-    def update(self, columns: Columns, watermark_ms: npt.NDArray[np.int64]) -> Columns:
+    def update(
+        self, columns: Columns, watermark_ms: npt.NDArray[np.int64], again: npt.NDArray[np.bool_] | None = None
+    ) -> Columns:
         """Adds n events in log order and returns each one's features, float64 (n,) by column name.
+
+        What comes `again` (n,), and is in the state, is not added another time: its features are those of now, as of
+        the event that it repeats.
 
         `watermark_ms` (n,) is the watermark at each event, that event included; it never falls. Raises
         ValueError, before anything changes, for an event behind its watermark: the caller turns these away.
@@ -57,7 +62,8 @@ class KeyedState:
                 f"{watermarks[late[0]]}; send late events elsewhere"
             )
         slots = self._store.find_slots(*key_bytes(columns[self.features.by]))
-        out = self._store.apply(self._layout.plan, slots, rows, watermarks)
+        repeated = np.zeros(len(rows), np.bool_) if again is None else again
+        out = self._store.apply(self._layout.plan, slots, rows, repeated, watermarks)
         return dict(zip(self.features.columns(), np.ascontiguousarray(out.T), strict=True))
 
     def expire(self, watermark_ms: int) -> int:

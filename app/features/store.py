@@ -73,12 +73,14 @@ class Store:
         plan: Plan,
         slots: npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64],
+        again: npt.NDArray[np.bool_],
         watermarks: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.float64]:
-        """Adds rows (n, width) to the keys in `slots`, in order; returns their features (n, outputs)."""
+        """Adds rows (n, width) to the keys in `slots`, in order; returns their features (n, outputs). One that comes
+        `again` is not added where it is there."""
         out = np.empty((len(slots), len(plan.outputs)))
         done = 0
-        while (done := kernels.update(self.memory, plan, slots, rows, watermarks, out, done)) < len(slots):
+        while (done := kernels.update(self.memory, plan, slots, rows, again, watermarks, out, done)) < len(slots):
             self.add_rows(2 * int(self.keys["capacity"][slots[done]]))
         return out
 

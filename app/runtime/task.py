@@ -144,7 +144,9 @@ class Task(Generic[E]):
         columns, newest_ms = decoded.columns, self._newest(decoded.columns["time"])
         watermark_ms = newest_ms - self._settings.allowed_lateness_ms
         late = columns["time"] < watermark_ms
-        duplicate = self._duplicates(records, decoded.rows, columns["id"], newest_ms, late)
+        known = self._known(columns["id"], newest_ms, late)
+        replayed = _replayed(records, decoded.rows, known)
+        duplicate = known & ~replayed
         reasons = [
             *killers,
             *(each for each in decoded.rejected if int(offsets[each.row]) not in self._set_aside),
@@ -158,8 +160,8 @@ class Task(Generic[E]):
         if late.any() or len(copies):
             kept = np.flatnonzero(~(late | duplicate))
             events, rows, watermark_ms = [events[at] for at in kept], rows[kept], watermark_ms[kept]
-            columns = take(columns, kept)
-        features = self._update(columns, watermark_ms)
+            columns, replayed = take(columns, kept), replayed[kept]
+        features = self._update(columns, watermark_ms, replayed)
         self.next_offset = int(offsets[-1]) + 1
         if self.next_offset - 1 <= self.decided_through:
             return None
@@ -201,28 +203,18 @@ class Task(Generic[E]):
     def _lateness(self, columns: Columns, watermark_ms: npt.NDArray[np.int64], at: int) -> str:
         return f"late: its time {columns['time'][at]} lies before the watermark {watermark_ms[at]}"
 
-    def _duplicates(
-        self,
-        records: Records,
-        rows: npt.NDArray[np.int64],
-        ids: npt.NDArray[Any],
-        newest_ms: npt.NDArray[np.int64],
-        late: npt.NDArray[np.bool_],
+    def _known(
+        self, ids: npt.NDArray[Any], newest_ms: npt.NDArray[np.int64], late: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.bool_]:
-        """Which of the events are copies. A dead letter that was sent again is none: the first copy has no decision."""
-        if self._seen is None:
-            return np.zeros(len(ids), np.bool_)
-        duplicate = self._seen.mark(ids, newest_ms, late)
-        if duplicate.any():
-            headers = records.headers()
-            for at in np.flatnonzero(duplicate).tolist():
-                duplicate[at] = not count_replays(headers[rows[at]])
-        return duplicate
+        """Which of the events have an id that was there before."""
+        return np.zeros(len(ids), np.bool_) if self._seen is None else self._seen.mark(ids, newest_ms, late)
 
-    def _update(self, columns: Columns, watermark_ms: npt.NDArray[np.int64]) -> Columns:
+    def _update(
+        self, columns: Columns, watermark_ms: npt.NDArray[np.int64], replayed: npt.NDArray[np.bool_]
+    ) -> Columns:
         features: Columns = {}
         for state in self._states:
-            features |= state.update(columns, watermark_ms)
+            features |= state.update(columns, watermark_ms, replayed)
             if self.watermark_ms is not None:
                 state.expire(self.watermark_ms)  # frees the memory of some keys that no event can reach any more
         return features
@@ -248,6 +240,16 @@ class Task(Generic[E]):
             history=self._history,
         )
         return Checkpoint(position, state)
+
+
+def _replayed(records: Records, rows: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of the known events are dead letters that were sent again: no copies, as the first one has no decision."""
+    replayed = np.zeros(len(known), np.bool_)
+    if known.any():
+        headers = records.headers()
+        for at in np.flatnonzero(known).tolist():
+            replayed[at] = count_replays(headers[rows[at]]) > 0
+    return replayed
 
 
 def warm_up(pipeline: Pipeline[Any]) -> None:

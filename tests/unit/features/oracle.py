@@ -42,6 +42,17 @@ def features_of(
     return answers
 
 
+def features_again(
+    features: type[Features], columns: Columns, watermark_ms: np.ndarray, row: int
+) -> dict[str, dict[int, Answer]]:
+    """What the features of `row`, the last of its time, are when all rows are there."""
+    order = [*(each for each in range(len(watermark_ms)) if each != row), row]
+    again = {name: column[order] for name, column in columns.items()}
+    last = len(order) - 1
+    answers = features_of(features, again, np.append(watermark_ms[order[:-1]], watermark_ms.max()), [last])
+    return {name: {0: answer[last]} for name, answer in answers.items()}
+
+
 def _answer(column: Column, past: list[int], times: list[int], values: list) -> Answer:
     now = times[past[-1]]
     if column.kind in ("latest", "time_since_last"):

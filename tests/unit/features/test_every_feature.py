@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import app.features
@@ -13,7 +13,7 @@ from app.errors import DeclarationError
 from app.event import field_types
 from app.features import Features, KeyedState
 from app.features.feature import Feature
-from tests.unit.features.oracle import assert_answers, features_of
+from tests.unit.features.oracle import assert_answers, features_again, features_of
 from tests.unit.features.streams import (
     LATENESS_MS,
     WINDOWS,
@@ -106,6 +106,38 @@ def test_cuts_sweeps_and_restores_anywhere_change_no_bit(
             state = KeyedState.restore(features, LATENESS_MS, state.snapshot())
     assert_identical({name: np.concatenate([out[name] for out in outs]) for name in whole}, whole)
     assert_answers(whole, features_of(features, stream.columns, stream.watermark_ms))
+
+
+@settings(max_examples=50, deadline=None)
+@given(stream=streams(), features=st.sampled_from(WIDE), data=st.data())
+def test_what_comes_again_is_answered_as_of_itself_and_not_added(
+    stream: Stream, features: type[Features], data: st.DataObject
+) -> None:
+    there = stream.part(0, data.draw(st.integers(0, len(stream))))
+    rows = rows_that_can_come_again(features, there)
+    assume(rows)
+    row = data.draw(st.sampled_from(rows))
+    state = KeyedState(features, LATENESS_MS)
+    state.update(*there)
+    before = state.snapshot()
+    out = state.update(stream.part(row, row + 1).columns, there.watermark_ms[-1:], np.array([True]))
+    assert_answers(out, features_again(features, there.columns, there.watermark_ms, row))
+    assert_identical(state.snapshot(), before)
+
+
+def rows_that_can_come_again(features: type[Features], stream: Stream) -> list[int]:
+    """Those that are not late by now; of several of one key and time the last one."""
+    keys, times = stream.columns[features.by].tolist(), stream.columns["time"].tolist()
+    last = {(keys[row], times[row]): row for row in range(len(stream))}
+    return [row for row in last.values() if times[row] >= stream.watermark_ms[-1]]
+
+
+@pytest.mark.parametrize("features", WIDE, ids=lambda features: features.__name__)
+def test_what_is_said_to_come_again_and_is_not_there_is_added(features: type[Features]) -> None:
+    stream = busy_stream(seed=9, size=80, keys=3, step_ms=400)
+    added = KeyedState(features, LATENESS_MS)
+    out = added.update(*stream, np.ones(len(stream), np.bool_))
+    assert_identical(out, run_whole(features, stream))
 
 
 @pytest.mark.parametrize("features", WIDE, ids=lambda features: features.__name__)

@@ -138,7 +138,7 @@ def _copies(name: str, sink: str, selection: EveryReject, topic_of: Callable[[Ka
     """A sink that copies records as they came to a topic of the pipeline's own."""
 
     def writer(kafka: Kafka, halt: threading.Event) -> SinkWriter[Any]:
-        return _open_publisher(name, sink, topic_of(kafka), reject_message, kafka, ahead=False)
+        return _open_publisher(name, sink, topic_of(kafka), partial(reject_message, sink), kafka, ahead=False)
 
     return _runnable(name, sink, None, selection, writer, hurried=False)
 

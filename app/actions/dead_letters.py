@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from app.actions.action import Delivery
-from app.actions.message import action_message, failure_message, identity_headers
+from app.actions.message import action_message, failure_message
 from app.errors import RetryableActionError
 from app.sources import Producer
 
@@ -27,12 +27,11 @@ class DeadLetters:
 
     def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Returns when the broker has it. Raises BrokerError or RetryableActionError when it may not have."""
-        message = failure_message(action_message(delivery), reason, attempts, delivery.append_ms)
+        message = failure_message(self._sink, delivery, action_message(delivery), reason, attempts)
         with self._lock:
             if self._producer is None:
                 self._producer = self._open_producer()
-            headers = [*identity_headers(self._sink, delivery), *message.headers]
-            self._producer.send(self._topic, message.value, key=message.key, headers=headers)
+            self._producer.send(self._topic, message.value, key=message.key, headers=message.headers)
             if self._producer.flush(FLUSH_TIMEOUT_S):
                 raise RetryableActionError(
                     f"the dead letter {delivery.key} is not acknowledged after {FLUSH_TIMEOUT_S:g} s "

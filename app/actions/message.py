@@ -20,30 +20,33 @@ class Message(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes]]
 
 
 def action_message(delivery: Delivery) -> Message:
-    """The fields as JSON, keyed by the event's key."""
+    """The fields as JSON, keyed by the event's key, with the idempotency key."""
     key = None if delivery.event_key is None else delivery.event_key.encode()
-    return Message(key, msgspec.json.encode(delivery.fields))
+    return Message(key, msgspec.json.encode(delivery.fields), [(KEY_HEADER, delivery.key.encode())])
 
 
-def failure_message(message: Message, reason: str, attempts: int, append_ms: int) -> Message:
-    """What becomes of a message that its sink refused for good; `append_ms` says since when its event is there."""
+def failure_message(sink: str, delivered: Placed, message: Message, reason: str, attempts: int) -> Message:
+    """What becomes of a message that its sink refused for good."""
     failure = [
+        *place_headers(sink, delivered),
         ("reason", reason.encode()),
         ("attempts", b"%d" % attempts),
         ("cause", b"sink"),
-        ("append-ms", b"%d" % append_ms),
+        ("append-ms", b"%d" % delivered.append_ms),
     ]
     return Message(message.key, message.value, [*message.headers, *failure])
 
 
-def reject_message(reject: Reject) -> Message:
+def reject_message(sink: str, reject: Reject) -> Message:
     """A record that became no decision: as it came, and why. Its own headers travel in one, as JSON."""
     letter = reject.letter
     headers = [
+        (KEY_HEADER, reject.key.encode()),
+        *place_headers(sink, reject),
         ("reason", letter.reason.encode(errors="replace")),
         ("append-ms", b"%d" % letter.append_ms),
         ("cause", letter.cause.encode()),
@@ -61,10 +64,9 @@ def decode_source_headers(encoded: bytes | None) -> tuple[Header, ...]:
     return msgspec.json.decode(encoded, type=tuple[Header, ...]) if encoded else ()
 
 
-def identity_headers(sink: str, delivered: Placed) -> list[tuple[str, bytes]]:
-    """What every record says of itself: the idempotency key, the sink, and its event's place in the source."""
+def place_headers(sink: str, delivered: Placed) -> list[tuple[str, bytes]]:
+    """What dead letters and late events say of themselves: their sink, and where in the source their event is."""
     return [
-        (KEY_HEADER, delivered.key.encode()),
         (SINK_HEADER, sink.encode()),
         ("source-topic", delivered.topic.encode()),
         ("source-partition", b"%d" % delivered.partition),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from app.actions.action import Sink
 from app.actions.kafka import Kafka
-from app.actions.message import Message, failure_message, identity_headers
+from app.actions.message import Message, failure_message
 from app.actions.position import BEGINNING, Position, from_committed, to_committed
 from app.actions.writer import Batch, D, Outcome, SinkWriter
 from app.config import LogName, Settings
@@ -234,11 +234,12 @@ class Publisher(SinkWriter[D]):
 
     def _send(self, producer: TransactionalProducer, delivery: D) -> None:
         message = self._message(delivery)
-        self._put(producer, self._topic, delivery.partition % self._targets, delivery, message)
+        partition = delivery.partition % self._targets
+        producer.send(self._topic, message.value, key=message.key, partition=partition, headers=message.headers)
 
     def _send_dead_letter(self, producer: TransactionalProducer, delivery: D, reason: str) -> None:
-        message = failure_message(self._message(delivery), reason, 1, delivery.append_ms)
-        self._put(producer, self._kafka.dead_letters, None, delivery, message)
+        message = failure_message(self._sink, delivery, self._message(delivery), reason, 1)
+        producer.send(self._kafka.dead_letters, message.value, key=message.key, headers=message.headers)
 
     def deliver(self, delivery: D) -> None:
         """In a transaction beside those of the workers, whose producers stay as they are."""
@@ -258,12 +259,6 @@ class Publisher(SinkWriter[D]):
         if self._beside is not None:
             self._beside.close()
             self._beside = None
-
-    def _put(
-        self, producer: TransactionalProducer, topic: str, partition: int | None, delivery: D, message: Message
-    ) -> None:
-        headers = [*identity_headers(self._sink, delivery), *message.headers]
-        producer.send(topic, message.value, key=message.key, partition=partition, headers=headers)
 
     def _flush(self, producer: TransactionalProducer) -> None:
         if producer.flush(FLUSH_TIMEOUT_S):

@@ -1,7 +1,8 @@
 """Selections: what of a frame concerns a sink. Pure."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import Any, Generic, NamedTuple
 
 import msgspec
@@ -67,18 +68,22 @@ class EveryDecision(Selection[Delivery]):
     def pick(self, frame: Frame, cursor: Cursor) -> Iterator[Delivery]:
         header, decided, rows = frame.header, frame.decided, cursor.new_rows(frame)
         columns = {"id": decided.event["id"], "time": decided.event["time"], **decided.scores}
+        names = ("type", *columns, "reason")
+        # Lists, as a number that is taken out of an array by itself costs five times as much.
+        offsets, append_ms = decided.offsets[rows].tolist(), decided.append_ms[rows].tolist()
+        keys: Iterable[str | None]
+        keys = repeat(None, len(offsets)) if self._by is None else map(str, decided.event[self._by][rows].tolist())
+        reasons = (REASONS[reason] for reason in decided.reasons[rows].tolist())
         values = zip(*(column[rows].tolist() for column in columns.values()), strict=True)
-        for row, of_row in enumerate(values, start=rows.start):
-            offset = int(decided.offsets[row])
-            fields = dict(zip(columns, of_row, strict=True))
+        for offset, appended_ms, key, reason, of_row in zip(offsets, append_ms, keys, reasons, values, strict=True):
             yield Delivery(
                 idempotency_key(self._pipeline, header.partition, offset, "decision"),
                 header.topic,
                 header.partition,
                 offset,
-                int(decided.append_ms[row]),
-                _event_key(frame, self._by, row),
-                {"type": "Decision", **fields, "reason": REASONS[decided.reasons[row]]},
+                appended_ms,
+                key,
+                dict(zip(names, ("Decision", *of_row, reason), strict=True)),
             )
 
 

@@ -5,6 +5,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 from typing import Any, NamedTuple
@@ -215,8 +216,8 @@ class SimulatedSinks:
             every = action is Decision
             selection = EveryDecision(name, pipeline.by) if every else OneAction(name, action, pipeline.by)
             self._writers[sink.name] = (selection, self._open_writer(action, sink))
-        rejects = self._publisher(REJECTS, self._dead_letters, reject_message, ahead=False)
-        late = self._publisher(LATE_EVENTS, self._late, reject_message, ahead=False)
+        rejects = self._publisher(REJECTS, self._dead_letters, partial(reject_message, REJECTS), ahead=False)
+        late = self._publisher(LATE_EVENTS, self._late, partial(reject_message, LATE_EVENTS), ahead=False)
         self._writers[REJECTS] = (EveryReject(name), rejects)
         self._writers[LATE_EVENTS] = (EveryReject(name, late=True), late)
 

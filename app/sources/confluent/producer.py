@@ -1,7 +1,7 @@
 """See app.sources.client.Producer."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,42 +34,41 @@ def producer_options(settings: KafkaSettings, linger_ms: int, compression: Compr
     }
 
 
-class ConfluentProducer:
-    def __init__(self, settings: KafkaSettings, linger_ms: int, compression: Compression) -> None:
-        self._open(settings, producer_options(settings, linger_ms, compression))
+class Sender:
+    """What both producers are: a buffer of records. The first one that fails, if nobody else is told, is what the next
+    call raises."""
 
-    def _open(self, settings: KafkaSettings, options: dict[str, Any]) -> None:
+    def __init__(self, settings: KafkaSettings, options: dict[str, Any]) -> None:
         self._link = Link(settings, self._list_partitions)
         self._topics: dict[str, int] = {}
         self._sent_to: set[tuple[str, int | None]] = set()
         self._untold: BrokerError | None = None
-        self._client = self._link.open(ck.Producer, options)
+        self._client = self._link.open(ck.Producer, {**options, "on_delivery": self._keep_failure})
 
     @property
     def last_error(self) -> BrokerError | None:
         return self._link.last_error
 
-    def send(
+    def _put(
         self,
         topic: str,
         value: bytes | None,
-        *,
-        key: bytes | None = None,
-        partition: int | None = None,
-        headers: Sequence[Header] = (),
-        on_delivery: OnDelivery | None = None,
+        key: bytes | None,
+        partition: int | None,
+        headers: Sequence[Header],
+        on_delivery: Callable[[Any, Any], None] | None = None,
     ) -> None:
         self._raise_untold()
-        if topic not in self._topics:
-            self._check_that_it_exists(topic)
-        self._sent_to.add((topic, partition))
-        report = self._keep_failure if on_delivery is None else partial(self._report, on_delivery)
+        if (topic, partition) not in self._sent_to:
+            if topic not in self._topics:
+                self._check_that_it_exists(topic)
+            self._sent_to.add((topic, partition))
         place = -1 if partition is None else partition
         waiting_since_s: float | None = None
         refreshed = False
         while True:
             try:
-                self._client.produce(topic, value, key, place, on_delivery=report, headers=list(headers))
+                self._client.produce(topic, value, key, place, on_delivery=on_delivery, headers=list(headers))
                 return
             except BufferError:
                 waiting_since_s = waiting_since_s or time.monotonic()
@@ -101,12 +100,6 @@ class ConfluentProducer:
         if topic not in self._topics:
             raise no_such_topic(self._link.bootstrap, topic)
 
-    def _report(self, on_delivery: OnDelivery, error: Any, message: Any) -> None:
-        if error is None:
-            on_delivery(None, message.offset(), message.timestamp()[1])
-        else:
-            on_delivery(undelivered(error, message), -1, -1)
-
     def _keep_failure(self, error: Any, message: Any) -> None:
         if error is not None and self._untold is None:  # the first says why those behind it fail
             self._untold = undelivered(error, message)
@@ -116,13 +109,30 @@ class ConfluentProducer:
             untold, self._untold = self._untold, None
             raise untold
 
-    def poll(self, timeout_ms: int = 0) -> None:
-        self._client.poll(timeout_ms / 1_000)
-
     def flush(self, timeout_s: float) -> int:
         unsent: int = self._client.flush(timeout_s)
         self._raise_untold()
         return unsent
+
+
+class ConfluentProducer(Sender):
+    def __init__(self, settings: KafkaSettings, linger_ms: int, compression: Compression) -> None:
+        super().__init__(settings, producer_options(settings, linger_ms, compression))
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[Header] = (),
+        on_delivery: OnDelivery | None = None,
+    ) -> None:
+        self._put(topic, value, key, partition, headers, None if on_delivery is None else partial(report, on_delivery))
+
+    def poll(self, timeout_ms: int = 0) -> None:
+        self._client.poll(timeout_ms / 1_000)
 
     def close(self, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
         unsent = self.flush(timeout_s)
@@ -133,6 +143,13 @@ class ConfluentProducer:
         self._link.close()
         if unsent:
             raise given_up(self._link.bootstrap, unsent, timeout_s)
+
+
+def report(on_delivery: OnDelivery, error: Any, message: Any) -> None:
+    if error is None:
+        on_delivery(None, message.offset(), message.timestamp()[1])
+    else:
+        on_delivery(undelivered(error, message), -1, -1)
 
 
 def undelivered(error: Any, message: Any) -> BrokerError:

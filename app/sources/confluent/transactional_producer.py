@@ -13,10 +13,9 @@ from app.sources.client import (
     TRANSACTION_TIMEOUT_S,
     CommittedOffset,
     Header,
-    OnDelivery,
     TopicPartition,
 )
-from app.sources.confluent.producer import ConfluentProducer, producer_options
+from app.sources.confluent.producer import Sender, producer_options
 from app.sources.failures import unfinished
 from app.sources.settings import KafkaSettings
 
@@ -31,6 +30,8 @@ def transactional_options(settings: KafkaSettings, transactional_id: str) -> dic
         **producer_options(settings, linger_ms=0, compression="none"),
         "transactional.id": transactional_id,
         "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1_000),
+        # A commit says that all records are delivered; a call a record to say so costs as much as its JSON.
+        "delivery.report.only.error": True,
     }
     del options["message.timeout.ms"]  # a transaction's records are tried for as long as it lasts
     return options
@@ -58,9 +59,9 @@ def is_fatal(error: BaseException | None) -> bool:
     return isinstance(error, ck.KafkaException) and error.args[0].code() == ck.KafkaError._FATAL
 
 
-class ConfluentTransactionalProducer(ConfluentProducer):
+class ConfluentTransactionalProducer(Sender):
     def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
-        self._open(settings, transactional_options(settings, transactional_id))
+        super().__init__(settings, transactional_options(settings, transactional_id))
         self._has_begun = False
         self._members: dict[str, Any] = {}
         with self._link.request():
@@ -74,11 +75,10 @@ class ConfluentTransactionalProducer(ConfluentProducer):
         key: bytes | None = None,
         partition: int | None = None,
         headers: Sequence[Header] = (),
-        on_delivery: OnDelivery | None = None,
     ) -> None:
         self._begin()
         try:
-            super().send(topic, value, key=key, partition=partition, headers=headers, on_delivery=on_delivery)
+            self._put(topic, value, key, partition, headers)
         except BrokerError as error:
             if is_fatal(error.__cause__):
                 with self._link.request():
@@ -121,7 +121,7 @@ class ConfluentTransactionalProducer(ConfluentProducer):
         if error is not None:
             raise error
 
-    def close(self, timeout_s: float = 0.0) -> None:
+    def close(self) -> None:
         """librdkafka's own close() would wait for the end of what is open, without end when the broker is away."""
         self._client.purge()
         del self._client

@@ -19,7 +19,7 @@ import pytest
 from app.actions.build import build_sinks
 from app.actions.kafka import Kafka
 from app.actions.letters import REJECTS
-from app.actions.message import identity_headers, reject_message
+from app.actions.message import reject_message
 from app.actions.selection import Reject
 from app.log.frame import Cursor, DeadLetter, Stages, encode_frame
 from app.log.replayed import replay_of
@@ -278,10 +278,9 @@ def write_letters(line: Line) -> None:
         partition, offset = at % PARTITIONS, 1_000_000 + at
         letter = DeadLetter(offset, 1_000, "no event", b"k", b"v%d" % at, "parse", (("trace", b"1"),))
         reject = Reject(f"fraud/{partition}/{offset}/rejected", line.topics.source, partition, offset, letter)
-        message = reject_message(reject)
-        headers = [*identity_headers(REJECTS, reject), *message.headers]
+        message = reject_message(REJECTS, reject)
         line.producer.send(
-            line.topics.dead_letters, message.value, key=message.key, partition=partition, headers=headers
+            line.topics.dead_letters, message.value, key=message.key, partition=partition, headers=message.headers
         )
     assert line.producer.flush(60) == 0
 

@@ -19,7 +19,7 @@ from app.actions.letters import (
     plan_replay,
     read_entries,
 )
-from app.actions.message import Message, action_message, failure_message, identity_headers, reject_message
+from app.actions.message import Message, action_message, failure_message, reject_message
 from app.actions.selection import Reject
 from app.errors import ActionError
 from app.log.frame import DeadLetter
@@ -38,13 +38,11 @@ def read(*messages: Message, pipeline: str = "fraud") -> list[Letter | Marker]:
 def rejected(offset: int = 12, letter: DeadLetter | None = None) -> Message:
     letter = letter or DeadLetter(offset, 1_000, "no event", b"k", b"{", "parse", (), 1, None)
     reject = Reject(f"fraud/3/{offset}/rejected", "payments", 3, offset, letter)
-    message = reject_message(reject)
-    return message._replace(headers=[*identity_headers(REJECTS, reject), *message.headers])
+    return reject_message(REJECTS, reject)
 
 
 def refused(delivery: Delivery) -> Message:
-    message = failure_message(action_message(delivery), "cases answered 422", 20, delivery.append_ms)
-    return message._replace(headers=[*identity_headers("cases", delivery), *message.headers])
+    return failure_message("cases", delivery, action_message(delivery), "cases answered 422", 20)
 
 
 @given(
@@ -105,7 +103,7 @@ def test_letters_written_before_they_carried_more_are_read_all_the_same() -> Non
 @pytest.mark.parametrize(
     "foreign",
     [
-        Message(b"k", b"v"),
+        Message(b"k", b"v", []),
         Message(b"k", b"{}", [("marker", b"replayed")]),
         Message(b"k", b"no json", [("marker", b"replayed")]),
         Message(None, None, [("marker", b"replayed")]),

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.actions.action import Action, Decision
 from app.actions.letters import REJECTS
-from app.actions.message import Message, identity_headers, reject_message
+from app.actions.message import Message, reject_message
 from app.actions.post import Post
 from app.actions.publish import Publish
 from app.actions.selection import EveryReject
@@ -93,8 +93,7 @@ class Decider:
 def dead_letters(frame: Frame) -> Iterator[Message]:
     """What the sink of rejected records makes of a frame."""
     for reject in EveryReject("fraud").pick(frame, Cursor()):
-        message = reject_message(reject)
-        yield message._replace(headers=[*identity_headers(REJECTS, reject), *message.headers])
+        yield reject_message(REJECTS, reject)
 
 
 class Stream:

@@ -1,7 +1,6 @@
 """Dead letters sent again: each once, whenever whoever sends them dies."""
 
 from collections.abc import Sequence
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.actions.action import Delivery
 from app.actions.letters import REJECTS, Case, plan_replay
-from app.actions.message import action_message, failure_message, identity_headers, reject_message
+from app.actions.message import Message, action_message, failure_message, reject_message
 from app.actions.selection import Reject
 from app.actions.writer import Batch, Outcome, SinkWriter
 from app.errors import ActionError, BrokerError, RetryableActionError
@@ -34,17 +33,16 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
         offset = kafka.append(SOURCE, partition, value, key, HEADERS, 1_000)
         letter = DeadLetter(offset, 1_000, "no event", key, value, "parse", HEADERS)
         reject = Reject(f"fraud/{partition}/{offset}/rejected", SOURCE, partition, offset, letter)
-        store(kafka, partition, reject, REJECTS, reject_message(reject))
+        store(kafka, partition, reject_message(REJECTS, reject))
     for at in range(deliveries):
         delivery = Delivery(f"fraud/0/{at}/0", SOURCE, 0, at, 1_000, "c", {"type": "Hold", "payment": f"p{at}"})
-        refused = failure_message(action_message(delivery), "answered 422", 1, delivery.append_ms)
-        store(kafka, at % PARTITIONS, delivery, "cases", refused)
+        refused = failure_message("cases", delivery, action_message(delivery), "answered 422", 1)
+        store(kafka, at % PARTITIONS, refused)
     return kafka
 
 
-def store(kafka: MemoryKafka, partition: int, delivered: Any, sink: str, message: Any) -> None:
-    headers = [*identity_headers(sink, delivered), *message.headers]
-    kafka.append(LETTERS, partition, message.value, message.key, headers, 2_000)
+def store(kafka: MemoryKafka, partition: int, message: Message) -> None:
+    kafka.append(LETTERS, partition, message.value, message.key, message.headers, 2_000)
 
 
 def log_of(kafka: MemoryKafka) -> LetterLog:
@@ -102,7 +100,7 @@ def test_what_was_replayed_is_not_open_and_what_is_rejected_again_is_another_let
     assert open_letters(kafka) == []
     again = DeadLetter(1, 3_000, "no event", b"k0", b"v0", "parse", HEADERS, 2)
     reject = Reject("fraud/0/1/rejected", SOURCE, 0, 1, again)
-    store(kafka, 0, reject, REJECTS, reject_message(reject))
+    store(kafka, 0, reject_message(REJECTS, reject))
     assert open_letters(kafka) == ["0/1"]
     replay_everything(kafka)
     assert replayed(kafka) == [("0/0", 1), ("0/1", 2), ("1/0", 1)]

@@ -21,12 +21,13 @@ SURVEY_INTERVAL_MS = 1_000.0
 class Books(Generic[E]):
     """Saves a checkpoint of each partition every so often, shows where each is, and looks up where the log ends.
 
-    What takes long (files, object stores, questions to the broker) is done by `executor`, one after the other.
+    What takes long is done in threads: the broker is asked by `executor`, checkpoints are written by `saver`.
     """
 
-    def __init__(self, opener: TaskOpener[Any], executor: Executor, reader: SourceReader) -> None:
+    def __init__(self, opener: TaskOpener[Any], executor: Executor, saver: Executor, reader: SourceReader) -> None:
         self._opener = opener
         self._executor = executor
+        self._saver = saver
         self._reader = reader
         self._next_commit_ms = self._next_survey_ms = 0.0
         self._survey: Future[dict[int, int]] | None = None
@@ -42,7 +43,7 @@ class Books(Generic[E]):
     def save_last(self, held: Held[E]) -> None:
         """Waits for a checkpoint of a partition that is given away, if it lacks anything and all of it is logged."""
         if held.logged_through + 1 >= held.task.next_offset > held.checkpointed:
-            error = self._executor.submit(self._opener.save, held.task.snapshot(held.log_offset)).exception()
+            error = self._saver.submit(self._opener.save, held.task.snapshot(held.log_offset)).exception()
             if error is not None:
                 logger.error("partition %d goes on elsewhere from an older one: %s", held.task.partition, error)
 
@@ -57,7 +58,7 @@ class Books(Generic[E]):
             held.checkpoint_due_ms = now_ms + interval_ms
         snapshot = held.snapshot
         if snapshot and held.saving is None and held.logged_through + 1 >= snapshot.position.offset:
-            held.saving = self._executor.submit(self._opener.save, snapshot)
+            held.saving = self._saver.submit(self._opener.save, snapshot)
 
     def _look_at_ends(self, held: Mapping[int, Held[E]], now_ms: float) -> None:
         if self._survey is not None and self._survey.done():

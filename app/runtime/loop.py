@@ -79,14 +79,19 @@ class Signal(Protocol):
 
 
 class Parts(NamedTuple):
-    """What a loop is connected to. The loop opens its own reader of the source, and another one when that falls silent;
-    `executor` has one thread, which alone uses the opener; `models` is None for a pipeline without any."""
+    """What a loop is connected to; `models` is None for a pipeline without any.
+
+    The loop opens its own reader of the source, and another one when that falls silent. `executor` has one thread,
+    which alone opens partitions and asks where the log ends. `saver` has one for checkpoints: a store may take minutes
+    to say that it is away.
+    """
 
     open_source: Callable[[], Consumer]
     log: Producer
     models: Models | None
     opener: TaskOpener[Any]
     executor: Executor
+    saver: Executor
     now_ms: Callable[[], float]
 
 
@@ -118,7 +123,7 @@ class StreamLoop(Generic[E]):
         self._opening: dict[int, Future[Opened[E]]] = {}
         self._refused: dict[int, Failure] = {}
         self._reader = SourceReader(settings.topic, parts.open_source)
-        self._books: Books[E] = Books(parts.opener, parts.executor, self._reader)
+        self._books: Books[E] = Books(parts.opener, parts.executor, parts.saver, self._reader)
         self._in_flight: deque[Batch[E]] = deque()
         self._woken: Signal = woken or threading.Event()
         self.totals = Totals()

@@ -107,6 +107,7 @@ class StreamWorker:
         )
         consumer = open_consumer(args.kafka)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="opener")
+        self._saver = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saver")
         self._opener = TaskOpener(
             pipeline,
             settings,
@@ -125,6 +126,7 @@ class StreamWorker:
             models=self._models,
             opener=self._opener,
             executor=self._executor,
+            saver=self._saver,
             now_ms=_now_ms,
         )
         latency = ReportedLatency(args.name)
@@ -159,6 +161,7 @@ class StreamWorker:
     def _close(self) -> None:
         self._executor.submit(self._opener.close)
         self._executor.shutdown(wait=True)
+        self._saver.shutdown(wait=True)
         self._loop.close()
         self._parts.log.close()
 

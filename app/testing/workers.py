@@ -107,6 +107,7 @@ class StreamWorker(Worker):
             models=WorkerModels(self) if shared.pipeline.models else None,
             opener=opener,
             executor=SteppedExecutor(self, self._thread.wake, JOB_MS),
+            saver=SteppedExecutor(self, self._thread.wake, JOB_MS),
             now_ms=lambda: self.clock.now_ms,
         )
         return StreamLoop(

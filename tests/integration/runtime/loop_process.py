@@ -71,6 +71,7 @@ def main(bootstrap: str, source: str, folder: str, asked: str, answers: int) -> 
         models=CountingModel(Path(asked), answers),
         opener=opener,
         executor=ThreadPoolExecutor(1),
+        saver=ThreadPoolExecutor(1),
         now_ms=lambda: time.time() * 1000,
     )
     tuning = WorkerTuning.load({"max_batch": 100, "checkpoint_interval": "500ms"})

@@ -79,6 +79,7 @@ class World:
             models=None,
             opener=opener,
             executor=InlineExecutor(),
+            saver=InlineExecutor(),
             now_ms=self._tick,
         )
         tuning = WorkerTuning.load({"max_batch": max_batch, "checkpoint_interval": "50ms"})

@@ -128,6 +128,7 @@ class World:
             models=self.models,
             opener=opener,
             executor=InlineExecutor(),
+            saver=InlineExecutor(),
             now_ms=lambda: self.broker.clock.now_ms,
         )
         self.loop = StreamLoop(

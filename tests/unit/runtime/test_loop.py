@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,17 @@ class Store(CheckpointStore):
         return super().load(topic, partition)
 
 
+class HangingExecutor(Executor):
+    """Never done with what it begins, as with a store that accepts and does not answer."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        self.begun += 1
+        return Future()
+
+
 class DeafConsumer(MemoryConsumer):
     """From some offset on it returns nothing, and says nothing, as a client of librdkafka was seen to."""
 
@@ -145,6 +157,7 @@ class World:
         hold: bool = False,
         features: type[Features] = CardHistory,
         deduplicate_ms: int | None = 2 * HOUR_MS,
+        saver: Executor | None = None,
     ) -> StreamLoop[Payment]:
         declared = pipeline(fallback=fallback, features=features)
         task_settings = TaskSettings("fraud", "payments", HOUR_MS, 10**12, deduplicate_ms)
@@ -158,6 +171,7 @@ class World:
             models=self.models,
             opener=opener,
             executor=InlineExecutor(),
+            saver=saver or InlineExecutor(),
             now_ms=self._tick,
         )
         tuning = WorkerTuning.load({"max_batch": max_batch, "checkpoint_interval": checkpoint})
@@ -548,6 +562,7 @@ def test_an_unscored_pipeline_needs_no_model_and_no_key(tmp_path: Path) -> None:
         None,
         opener,
         InlineExecutor(),
+        InlineExecutor(),
         world._tick,
     )
     loop = StreamLoop(declared, task_settings, "decisions", parts, WorkerTuning(), StageLatency())
@@ -662,6 +677,19 @@ def test_a_full_store_is_asked_less_and_less_often(world: World) -> None:
     while world.now_ms < began_ms + 300_000:
         loop.step()
     assert 8 <= world.store.tries <= 11  # after 0, 1, 3, 7, 15, 31, 63, 123, 183, 243 s
+
+
+def test_a_store_that_never_answers_holds_up_no_event_no_lag_and_no_partition(world: World) -> None:
+    saver = HangingExecutor()
+    loop = world.worker(saver=saver)
+    pay_and_decide(world, loop)
+    steps(loop, 500)
+    assert saver.begun == 1
+    world.pay(0, "c", 1.0, START_MS + 1)
+    world.pay(1, "d", 1.0, START_MS)
+    run(loop, world, partitions=2)
+    steps(loop, 500)
+    assert [(row["offset"], row["end_offset"]) for row in loop.standing()] == [(2, 2), (1, 1)]
 
 
 def test_nothing_to_write_is_no_old_checkpoint(world: World) -> None:

@@ -173,7 +173,7 @@ def _runnable(
 
 def _publisher(place: _Place, settings: PublishSettings) -> OpenWriter:
     return lambda kafka, halt: _open_publisher(
-        place.name, place.sink.name, settings.topic, action_message, kafka, ahead=True
+        place.name, place.sink.name, settings.topic, partial(action_message, place.sink.name), kafka, ahead=True
     )
 
 

@@ -27,7 +27,7 @@ class DeadLetters:
 
     def send(self, delivery: Delivery, reason: str, attempts: int) -> None:
         """Returns when the broker has it. Raises BrokerError or RetryableActionError when it may not have."""
-        message = failure_message(self._sink, delivery, action_message(delivery), reason, attempts)
+        message = failure_message(delivery, action_message(self._sink, delivery), reason, attempts)
         with self._lock:
             if self._producer is None:
                 self._producer = self._open_producer()

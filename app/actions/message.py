@@ -23,16 +23,16 @@ class Message(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-def action_message(delivery: Delivery) -> Message:
-    """The fields as JSON, keyed by the event's key, with the idempotency key."""
+def action_message(sink: str, delivery: Delivery) -> Message:
+    """The fields as JSON, keyed by the event's key."""
     key = None if delivery.event_key is None else delivery.event_key.encode()
-    return Message(key, msgspec.json.encode(delivery.fields), [(KEY_HEADER, delivery.key.encode())])
+    return Message(key, msgspec.json.encode(delivery.fields), identity_headers(sink, delivery))
 
 
-def failure_message(sink: str, delivered: Placed, message: Message, reason: str, attempts: int) -> Message:
+def failure_message(delivered: Placed, message: Message, reason: str, attempts: int) -> Message:
     """What becomes of a message that its sink refused for good."""
     failure = [
-        *place_headers(sink, delivered),
+        *place_headers(delivered),
         ("reason", reason.encode()),
         ("attempts", b"%d" % attempts),
         ("cause", b"sink"),
@@ -45,8 +45,8 @@ def reject_message(sink: str, reject: Reject) -> Message:
     """A record that became no decision: as it came, and why. Its own headers travel in one, as JSON."""
     letter = reject.letter
     headers = [
-        (KEY_HEADER, reject.key.encode()),
-        *place_headers(sink, reject),
+        *identity_headers(sink, reject),
+        *place_headers(reject),
         ("reason", letter.reason.encode(errors="replace")),
         ("append-ms", b"%d" % letter.append_ms),
         ("cause", letter.cause.encode()),
@@ -64,10 +64,14 @@ def decode_source_headers(encoded: bytes | None) -> tuple[Header, ...]:
     return msgspec.json.decode(encoded, type=tuple[Header, ...]) if encoded else ()
 
 
-def place_headers(sink: str, delivered: Placed) -> list[tuple[str, bytes]]:
-    """What dead letters and late events say of themselves: their sink, and where in the source their event is."""
+def identity_headers(sink: str, delivered: Placed) -> list[tuple[str, bytes]]:
+    """What every record says of itself: its idempotency key, and who sent it."""
+    return [(KEY_HEADER, delivered.key.encode()), (SINK_HEADER, sink.encode())]
+
+
+def place_headers(delivered: Placed) -> list[tuple[str, bytes]]:
+    """What dead letters and late events say beside: where in the source their event is."""
     return [
-        (SINK_HEADER, sink.encode()),
         ("source-topic", delivered.topic.encode()),
         ("source-partition", b"%d" % delivered.partition),
         ("source-offset", b"%d" % delivered.offset),

@@ -238,7 +238,7 @@ class Publisher(SinkWriter[D]):
         producer.send(self._topic, message.value, key=message.key, partition=partition, headers=message.headers)
 
     def _send_dead_letter(self, producer: TransactionalProducer, delivery: D, reason: str) -> None:
-        message = failure_message(self._sink, delivery, self._message(delivery), reason, 1)
+        message = failure_message(delivery, self._message(delivery), reason, 1)
         producer.send(self._kafka.dead_letters, message.value, key=message.key, headers=message.headers)
 
     def deliver(self, delivery: D) -> None:

@@ -242,7 +242,9 @@ class SimulatedSinks:
 
     def _open_writer(self, action: type[Any], sink: Any) -> OpenWriter:
         kinds: Mapping[type[Any], Callable[[type[Any], Any], OpenWriter]] = {
-            Publish: lambda action, sink: self._publisher(sink.name, sink.name, action_message, ahead=True),
+            Publish: lambda action, sink: self._publisher(
+                sink.name, sink.name, partial(action_message, sink.name), ahead=True
+            ),
             Post: self._poster,
             Upsert: self._upserter,
         }

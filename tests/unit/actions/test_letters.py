@@ -42,7 +42,7 @@ def rejected(offset: int = 12, letter: DeadLetter | None = None) -> Message:
 
 
 def refused(delivery: Delivery) -> Message:
-    return failure_message("cases", delivery, action_message(delivery), "cases answered 422", 20)
+    return failure_message(delivery, action_message("cases", delivery), "cases answered 422", 20)
 
 
 @given(

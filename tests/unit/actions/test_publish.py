@@ -44,7 +44,7 @@ def open_publisher(
     kafka: MemoryKafka,
     topic: str = "holds",
     selection: Selection[Any] | None = None,
-    message: Any = action_message,
+    message: Any = None,
     clock: Any = None,
 ) -> SinkLoop[Any]:
     return SinkLoop(
@@ -63,7 +63,7 @@ def open_writer(
     kafka: MemoryKafka,
     sink: str,
     topic: str,
-    message: Any = action_message,
+    message: Any = None,
     clock: Any = None,
     ahead: bool = False,
     threads: Executor | None = None,
@@ -80,7 +80,7 @@ def open_writer(
         sink=sink,
         topic=topic,
         group=f"{PIPELINE}.{sink}",
-        message=message,
+        message=message or partial(action_message, sink),
         kafka=reached,
         ahead=ahead,
         threads=threads or InlineExecutor(),
@@ -184,12 +184,12 @@ def holds(first: int, last: int, partition: int = 0) -> Written:
     return Written(partition, tuple(Row(offset, "decided", 0.5, ("Hold",)) for offset in range(first, last + 1)))
 
 
-def test_records_say_by_their_key_where_their_event_stands() -> None:
+def test_records_say_whose_they_are_and_by_their_key_where_their_event_stands() -> None:
     kafka = kafka_with([holds(4, 4, partition=1)])
     kafka.create("holds", 2)
     run_over_crashes(kafka, lambda: open_publisher(kafka), [])
     [(partition, stored)] = kafka.records("holds")
-    assert (partition, list(stored.headers)) == (1, [("idempotency-key", b"fraud/1/4/0")])
+    assert (partition, list(stored.headers)) == (1, [("idempotency-key", b"fraud/1/4/0"), ("sink", b"holds")])
 
 
 def test_two_sinks_that_share_a_topic_do_not_fence_each_other() -> None:

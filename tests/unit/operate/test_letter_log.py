@@ -36,7 +36,7 @@ def kafka_of(records: int, deliveries: int = 0) -> MemoryKafka:
         store(kafka, partition, reject_message(REJECTS, reject))
     for at in range(deliveries):
         delivery = Delivery(f"fraud/0/{at}/0", SOURCE, 0, at, 1_000, "c", {"type": "Hold", "payment": f"p{at}"})
-        refused = failure_message("cases", delivery, action_message(delivery), "answered 422", 1)
+        refused = failure_message(delivery, action_message("cases", delivery), "answered 422", 1)
         store(kafka, at % PARTITIONS, refused)
     return kafka
 

@@ -49,6 +49,11 @@ def idempotency_key(pipeline: str, partition: int, offset: int, index: int | str
     return f"{pipeline}/{partition}/{offset}/{index}"
 
 
+def group_of(pipeline: str, sink: str) -> str:
+    """The consumer group of a sink; its transactional ids begin with it."""
+    return f"{pipeline}.{sink}"
+
+
 def is_later(key: str, *, than: str) -> bool:
     """Whether an idempotency key is that of a later action in the same partition. Between two partitions, and with a
     text that is no such key, there is no order."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from app.actions.action import Action, Decision, Sink
+from app.actions.action import Action, Decision, Sink, group_of
 from app.actions.attempts import Attempts
 from app.actions.dead_letters import DeadLetters
 from app.actions.kafka import Kafka
@@ -95,11 +95,6 @@ class _Place(NamedTuple):
         return group_of(self.name, self.sink.name)
 
 
-def group_of(pipeline: str, sink: str) -> str:
-    """The consumer group of a sink; its transactional ids begin with it."""
-    return f"{pipeline}.{sink}"
-
-
 OpenWriter = Callable[[Kafka, threading.Event], SinkWriter[Any]]
 
 
@@ -181,9 +176,9 @@ def _open_publisher(
     pipeline: str, sink: str, topic: str, message: Callable[[Any], Message], kafka: Kafka, *, ahead: bool
 ) -> Publisher[Any]:
     return Publisher(
+        pipeline=pipeline,
         sink=sink,
         topic=topic,
-        group=group_of(pipeline, sink),
         message=message,
         kafka=kafka,
         ahead=ahead,

@@ -2,15 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import NamedTuple
 
-from app.actions.action import Sink
+from app.actions.action import Sink, group_of
 from app.actions.kafka import Kafka
 from app.actions.message import Message, failure_message
 from app.actions.position import BEGINNING, Position, from_committed, to_committed
+from app.actions.unfinished import Published, Trail, agree, find_lost
 from app.actions.writer import Batch, D, Outcome, SinkWriter
 from app.config import LogName, Settings
 from app.errors import ActionError, BrokerError, HeadraceError, LogError, RefusedRecordError, RetryableActionError
@@ -45,7 +46,7 @@ class PublishSettings(Settings):
 
 
 class _Opened(NamedTuple):
-    """A producer that has taken a partition over, what the group has of it since, and the target's partitions."""
+    """A producer that has taken a partition over, the cursor since, and the target's partitions."""
 
     producer: TransactionalProducer
     position: Position
@@ -68,18 +69,19 @@ class Publisher(SinkWriter[D]):
     def __init__(
         self,
         *,
+        pipeline: str,
         sink: str,
         topic: str,
-        group: str,
         message: Callable[[D], Message],
         kafka: Kafka,
         ahead: bool,
         clock: Callable[[], float] = time.monotonic,
         threads: Executor | None = None,
     ) -> None:
+        self._pipeline = pipeline
         self._sink = sink
         self._topic = topic
-        self._group = group
+        self._group = group_of(pipeline, sink)
         self._message = message
         self._kafka = kafka
         self._ahead = ahead
@@ -87,7 +89,6 @@ class Publisher(SinkWriter[D]):
         self._targets = 0
         self._producers: dict[int, TransactionalProducer] = {}
         self._opening: dict[int, Future[_Opened]] = {}
-        self._acknowledged: dict[int, Position] = {}
         self._stored: dict[int, Position] = {}
         self._stored_at_s: dict[int, float] = {}
         self._refused: dict[int, dict[str, str]] = {}
@@ -135,42 +136,80 @@ class Publisher(SinkWriter[D]):
             self._opening[partition] = self._threads.submit(self._open, partition)
 
     def _open(self, partition: int) -> _Opened:
-        """In a thread beside the loop's. Raises BrokerError or LogError."""
-        producer = self._kafka.open_transactional_producer(f"{self._group}/{partition}")
-        try:
+        """In a thread beside the loop's. Raises BrokerError, LogError or RetryableActionError."""
+        with self._take_over(partition) as producer:
             with closing(self._kafka.open_consumer(self._group)) as consumer:
                 targets = len(consumer.partitions(self._topic))
-                try:
-                    position = self._read_cursor(consumer, partition)
-                except BrokerError:
-                    self._finish_commit(producer, partition)
-                    position = self._read_cursor(consumer, partition)
+                cursor = self._read_cursor(consumer, partition)
+            target = TopicPartition(self._topic, partition % targets)
+            trail = Trail(self._kafka, self._pipeline, self._sink, partition, target)
+            hidden = trail.find_hidden()
+            if cursor is not None and not hidden:
+                return _Opened(producer, cursor, targets)
+            self._undo(producer, target)
+        producer.close()
+        with self._take_over(partition) as producer:
+            return _Opened(producer, self._finish(producer, partition, trail, hidden, cursor), targets)
+
+    @contextmanager
+    def _take_over(self, partition: int) -> Iterator[TransactionalProducer]:
+        """Closes the producer only if something goes wrong."""
+        producer = self._kafka.open_transactional_producer(f"{self._group}/{partition}")
+        try:
+            yield producer
         except BaseException:
             producer.close()
             raise
-        return _Opened(producer, position, targets)
 
-    def _read_cursor(self, consumer: Consumer, partition: int) -> Position:
+    def _read_cursor(self, consumer: Consumer, partition: int) -> Position | None:
+        """None when it is not told: the broker is away, or what the group has is pending, maybe without end."""
+        try:
+            return self._read_committed(consumer, partition)
+        except BrokerError as error:
+            logger.warning("the cursor of %s, partition %d, is not told: %s", self._group, partition, error)
+            return None
+
+    def _read_committed(self, consumer: Consumer, partition: int) -> Position:
         log = self._log(partition)
         return from_committed(consumer.committed([log])[log]) or BEGINNING
 
-    def _finish_commit(self, producer: TransactionalProducer, partition: int) -> None:
-        """Commits again what Kafka has acknowledged to this worker and then forgotten to finish.
+    def _undo(self, producer: TransactionalProducer, target: TopicPartition) -> None:
+        """Begins a transaction in the target, for the next producer to undo: with it ends whatever of this
+        transactional id is open there."""
+        producer.send(target.topic, b"", key=b"headrace", partition=target.partition)
+        self._flush(producer)
 
-        Kafka 4.3 does so when a broker is killed right behind a commit and a partition has no replica
-        (docs/decisions/0011): what the group has is pending then, without end. Raises BrokerError when the broker is
-        away, too.
-        """
+    def _finish(
+        self,
+        producer: TransactionalProducer,
+        partition: int,
+        trail: Trail,
+        hidden: Sequence[Published],
+        cursor: Position | None,
+    ) -> Position:
+        """Makes the group say what the target shows, and the target show what the group says. Returns the cursor."""
+        log = self._log(partition)
         with closing(self._kafka.open_consumer(self._group, read_uncommitted=True)) as consumer:
-            found = self._read_cursor(consumer, partition)
-        position = max(found, self._acknowledged.get(partition, found), key=lambda each: each.log_offset)
-        producer.commit(self._group, {self._log(partition): to_committed(position)})
+            before = self._read_committed(consumer, partition)
+        seen = trail.find_seen(hidden, log, before.log_offset)
+        agreed = agree(before, seen) if cursor is None else cursor
+        lost = find_lost(agreed, hidden, seen)
+        for each in lost:
+            key, value, headers = each.message
+            producer.send(self._topic, value, key=key, partition=trail.target.partition, headers=headers)
+        if lost or cursor is None:
+            producer.commit(self._group, {log: to_committed(agreed)})
         logger.warning(
-            "%s, partition %d: Kafka has not finished a transaction that it had begun to commit; the cursor is %s",
+            "%s, partition %d: Kafka had not finished a transaction; of %d records that it hid in %s, %d are sent "
+            "again; the cursor is %s",
             self._group,
             partition,
-            position,
+            len(hidden),
+            trail.target,
+            len(lost),
+            agreed,
         )
+        return agreed
 
     def _wait_for_producers(self, partitions: Sequence[int]) -> dict[int, HeadraceError]:
         """Returns why a partition cannot be written now."""
@@ -212,7 +251,6 @@ class Publisher(SinkWriter[D]):
             self.release(batch.partition)
             return Outcome(batch.start, error)
         self._note_stored(batch.partition, portion.end)
-        self._acknowledged[batch.partition] = portion.end
         self._refused.pop(batch.partition, None)
         return Outcome(portion.end, None, len(refused or ()))
 

@@ -174,8 +174,8 @@ class ActionWorker:
     def check_health(self) -> None:
         """Raises when a sink's thread has ended or has not come round for a minute: Serve then replaces this worker.
 
-        The minute begins anew when Kafka is back: librdkafka 2.16 waits in a commit for as long as it is away, and a
-        worker that is replaced meanwhile no longer knows which commits were acknowledged (docs/decisions/0011).
+        The minute begins anew when Kafka is back: librdkafka 2.16 waits in a commit for as long as it is away, and
+        another worker would, too.
         """
         for thread in self._threads.values():
             silent_s = self._presence.measure_silence(thread.stepped_s, time.monotonic())

@@ -145,7 +145,7 @@ class Consumer(Protocol):
 class OpenConsumer(Protocol):
     """Opens a consumer of a group, with settings and the rest filled in: see app.sources.open_consumer."""
 
-    def __call__(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> Consumer: ...
+    def __call__(self, group: str | None, *, hurried: bool = True, read_uncommitted: bool = False) -> Consumer: ...
 
 
 class Producer(Protocol):

@@ -27,22 +27,33 @@ class Stored(NamedTuple):
     append_ms: int
 
 
+class Open(NamedTuple):
+    """A transaction that Kafka takes for complete and has left open in a log, from an offset on."""
+
+    transactional_id: str
+    offset: int
+
+
 @dataclass
 class MemoryKafka:
-    """What outlives every worker: the logs, and what groups have committed. Who waits for commits hears nothing of the
-    `unfinished` groups, until the next transaction.
+    """What outlives every worker: the logs, and what groups have committed.
+
+    Who waits for commits hears nothing of the `unfinished` groups, until the next transaction, and sees nothing of the
+    logs that are left `open`, until a transaction of the same id in that log ends; what it undoes is `aborted`.
 
     `operations_left` is after how many operations of its clients the process that runs now dies; None: it does not.
     `at_operation` is called with the number of each: what others do while this process stands. While it is `away`,
     requests fail and nothing is appended; `refuse_appends` is how many flushes find it so. It refuses values above
     `most_value_bytes` in a transaction, dead letters only when `letters_may_be_larger` is false. `epochs` counts the
-    producers of each transactional id, `opened` names them in order.
+    producers of each transactional id, `opened` names them in order, `begun` are the logs that its transaction is in.
     """
 
     clock: Clock = field(default_factory=Clock)
     logs: dict[TopicPartition, list[Stored]] = field(default_factory=dict)
     groups: dict[str, dict[TopicPartition, CommittedOffset]] = field(default_factory=lambda: defaultdict(dict))
     unfinished: set[str] = field(default_factory=set)
+    open: dict[TopicPartition, Open] = field(default_factory=dict)
+    aborted: set[tuple[TopicPartition, int]] = field(default_factory=set)
     operations_left: int | None = None
     at_operation: Callable[[int], None] | None = None
     operations: int = 0
@@ -50,6 +61,7 @@ class MemoryKafka:
     letters_may_be_larger: bool = True
     epochs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     opened: list[str] = field(default_factory=list)
+    begun: dict[str, set[TopicPartition]] = field(default_factory=dict)
     away: bool = False
     refuse_appends: int = 0
     producers: list["MemoryProducer"] = field(default_factory=list)
@@ -97,9 +109,29 @@ class MemoryKafka:
         if self.away:
             raise BrokerError(AWAY)
 
+    def stable_end(self, partition: TopicPartition) -> int:
+        """Where those end that can be seen by who waits for commits."""
+        found = self.open.get(partition)
+        return len(self.logs[partition]) if found is None else found.offset
+
+    def end(self, transactional_id: str, partitions: Collection[TopicPartition], *, commit: bool) -> None:
+        """Ends what the transactional id has left open in these logs."""
+        for partition in partitions:
+            found = self.open.get(partition)
+            if found is not None and found.transactional_id == transactional_id:
+                del self.open[partition]
+                if not commit:
+                    self.aborted |= {(partition, each) for each in range(found.offset, len(self.logs[partition]))}
+
     def records(self, topic: str) -> list[tuple[int, Stored]]:
-        """All of a topic with their partitions, partition by partition."""
-        return [(log.partition, each) for log, kept in self.logs.items() if log.topic == topic for each in kept]
+        """All of a topic that can be seen, with their partitions, partition by partition."""
+        return [
+            (log.partition, each)
+            for log, kept in self.logs.items()
+            if log.topic == topic
+            for offset, each in enumerate(kept[: self.stable_end(log)])
+            if (log, offset) not in self.aborted
+        ]
 
 
 class MemoryConsumer:
@@ -141,12 +173,18 @@ class MemoryConsumer:
         self.kafka.operate()
         taken = []
         for partition, position in self.positions.items():
-            stored = self.kafka.logs[partition][position : position + max_records]
-            max_records -= len(stored)
-            if stored:
-                taken.append(to_records(partition, position, stored))
-                self.positions[partition] += len(stored)
+            passed = range(position, min(position + max_records, self._end(partition)))
+            offsets = [
+                each for each in passed if not self._waits_for_commits or (partition, each) not in self.kafka.aborted
+            ]
+            max_records -= len(offsets)
+            self.positions[partition] += len(passed)
+            if offsets:
+                taken.append(to_records(partition, offsets, [self.kafka.logs[partition][each] for each in offsets]))
         return taken
+
+    def _end(self, partition: TopicPartition) -> int:
+        return self.kafka.stable_end(partition) if self._waits_for_commits else len(self.kafka.logs[partition])
 
     def passed(self, partition: TopicPartition) -> int:
         return self.positions[partition]
@@ -165,7 +203,7 @@ class MemoryConsumer:
 
     def end_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         self.kafka.operate()
-        return {each: len(self.kafka.logs[each]) for each in partitions}
+        return {each: self._end(each) for each in partitions}
 
     def offsets_for_time(self, partitions: Collection[TopicPartition], time_ms: int) -> dict[TopicPartition, int]:
         return {each: sum(stored.append_ms < time_ms for stored in self.kafka.logs[each]) for each in partitions}
@@ -263,6 +301,7 @@ class MemoryTransactionalProducer:
         kafka.epochs[transactional_id] += 1
         kafka.opened.append(transactional_id)
         self.epoch = kafka.epochs[transactional_id]
+        kafka.end(transactional_id, kafka.begun.pop(transactional_id, set()), commit=False)
         self.pending: list[tuple[TopicPartition, bytes | None, bytes | None, Sequence[Header]]] = []
         self.failure: BrokerError | None = None
         kafka.operate()
@@ -290,12 +329,15 @@ class MemoryTransactionalProducer:
 
     def flush(self, timeout_s: float) -> int:
         self.operate()
+        self.kafka.begun[self.transactional_id] = {place for place, *_ in self.pending}
         return 0
 
     def commit(self, group: str, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         self.operate()
+        self.kafka.begun.pop(self.transactional_id, None)
         for place, value, key, headers in self.pending:
             self.kafka.append(*place, value, key, headers)
+        self.kafka.end(self.transactional_id, {place for place, *_ in self.pending}, commit=True)
         self.kafka.groups[group].update(offsets)
         self.kafka.unfinished.discard(group)
         self.pending = []
@@ -313,11 +355,11 @@ class MemoryTransactionalProducer:
         """What is pending is gone."""
 
 
-def to_records(partition: TopicPartition, start: int, stored: Sequence[Stored]) -> Records:
+def to_records(partition: TopicPartition, offsets: Sequence[int], stored: Sequence[Stored]) -> Records:
     return Records(
         topic=partition.topic,
         partition=partition.partition,
-        offsets=np.arange(start, start + len(stored)),
+        offsets=np.array(offsets, dtype=np.int64),
         append_ms=np.array([each.append_ms for each in stored], dtype=np.int64),
         keys=[each.key for each in stored],
         values=[each.value for each in stored],

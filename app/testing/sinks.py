@@ -267,9 +267,9 @@ class SimulatedSinks:
                 open_transactional_producer=lambda each: TopicProducer(sink, self._receivers, each),
             )
             return Publisher(
+                pipeline=self._name,
                 sink=sink,
                 topic=topic,
-                group=f"{self._name}.{sink}",
                 message=message,
                 kafka=kafka,
                 ahead=ahead,

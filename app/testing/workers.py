@@ -250,7 +250,9 @@ class ActionWorker(Worker):
             self.loops[sink] = shared.sinks.open(sink, host)
             self._threads[sink] = Thread(self, partial(self._step, sink))
 
-    def _open_consumer(self, group: str, *, hurried: bool = True, read_uncommitted: bool = False) -> MemoryConsumer:
+    def _open_consumer(
+        self, group: str | None, *, hurried: bool = True, read_uncommitted: bool = False
+    ) -> MemoryConsumer:
         return FatalConsumer(self.shared, group)
 
     def _step(self, sink: str) -> None:

@@ -32,7 +32,7 @@ PLACE = TopicPartition(LETTERS, 1)
 
 def read(*messages: Message, pipeline: str = "fraud") -> list[Letter | Marker]:
     stored = [Stored(each.key, each.value, list(each.headers), 5_000) for each in messages]
-    return list(read_entries(pipeline, to_records(PLACE, 7, stored)))
+    return list(read_entries(pipeline, to_records(PLACE, range(7, 7 + len(stored)), stored)))
 
 
 def rejected(offset: int = 12, letter: DeadLetter | None = None) -> Message:

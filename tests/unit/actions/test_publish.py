@@ -18,10 +18,11 @@ from app.actions.message import action_message, reject_message
 from app.actions.position import Position
 from app.actions.publish import Publisher
 from app.actions.selection import EveryDecision, EveryReject, OneAction, Selection
+from app.actions.unfinished import Trail
 from app.actions.writer import Batch, Outcome
 from app.errors import BrokerError
 from app.sources import CommittedOffset, TopicPartition
-from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, MemoryTransactionalProducer, Stored
+from app.testing.kafka import MemoryConsumer, MemoryKafka, MemoryProducer, MemoryTransactionalProducer, Open, Stored
 from app.testing.process import InlineExecutor
 from tests.unit.actions.crashes import Clock, append, catch_up, kafka_with, run_over_crashes
 from tests.unit.actions.decision_log import (
@@ -59,6 +60,17 @@ def open_publisher(
     )
 
 
+def reach(kafka: MemoryKafka) -> Kafka:
+    return Kafka(
+        decisions=DECISIONS,
+        dead_letters=LETTERS,
+        late=LATE_EVENTS,
+        open_consumer=partial(MemoryConsumer, kafka),
+        open_producer=lambda: MemoryProducer(kafka),
+        open_transactional_producer=partial(MemoryTransactionalProducer, kafka),
+    )
+
+
 def open_writer(
     kafka: MemoryKafka,
     sink: str,
@@ -68,20 +80,12 @@ def open_writer(
     ahead: bool = False,
     threads: Executor | None = None,
 ) -> Publisher[Any]:
-    reached = Kafka(
-        decisions=DECISIONS,
-        dead_letters=LETTERS,
-        late=LATE_EVENTS,
-        open_consumer=partial(MemoryConsumer, kafka),
-        open_producer=lambda: MemoryProducer(kafka),
-        open_transactional_producer=partial(MemoryTransactionalProducer, kafka),
-    )
     return Publisher(
+        pipeline=PIPELINE,
         sink=sink,
         topic=topic,
-        group=f"{PIPELINE}.{sink}",
         message=message or partial(action_message, sink),
-        kafka=reached,
+        kafka=reach(kafka),
         ahead=ahead,
         threads=threads or InlineExecutor(),
         clock=clock or Clock(),
@@ -426,25 +430,75 @@ def test_a_transaction_that_fails_is_tried_again_with_a_new_producer(monkeypatch
     assert kafka.opened == ["fraud.holds/0"] * 2
 
 
-def test_a_commit_that_kafka_acknowledged_and_then_forgot_is_made_again_and_repeats_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("survives", [True, False])
+@pytest.mark.parametrize(
+    ("target", "group"),
+    [
+        ("seen", "new"),
+        ("seen", "pending"),
+        ("hidden", "new"),
+        ("hidden", "old"),
+        ("hidden", "pending"),
+        ("absent", "old"),
+        ("absent", "pending"),
+    ],
+)
+def test_a_transaction_that_kafka_does_not_finish_takes_effect_once_whatever_is_left_of_it(
+    target: str, group: str, survives: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kafka = kafka_with([holds(0, 3)])
+    """Its records are committed, open or not there; the group has its offsets, has them pending, or not. The worker
+    dies of it, or does not."""
+    place = TopicPartition("holds", 0)
+    kafka = kafka_with([holds(0, 3), holds(90, 91, partition=1)])
     kafka.create("holds", 1)
-    loop = open_publisher(kafka)
-    loop.assign([0, 1])
-    catch_up(kafka, loop)
 
-    def forget_the_last_and_fail(self: MemoryTransactionalProducer, *arguments: Any) -> None:
-        kafka.groups["fraud.holds"].clear()
-        kafka.unfinished.add("fraud.holds")
+    def leave_it(self: MemoryTransactionalProducer, name: str, offsets: dict[TopicPartition, CommittedOffset]) -> None:
+        end = len(kafka.logs[place])
+        if target != "absent":
+            for topic_partition, value, key, headers in self.pending:
+                kafka.append(*topic_partition, value, key, headers)
+        if target == "hidden":
+            kafka.open[place] = Open(self.transactional_id, end)
+        if group == "new":
+            kafka.groups[name].update(offsets)
+        if group == "pending":
+            kafka.unfinished.add(name)
         monkeypatch.undo()
         raise BrokerError("the broker is away")
 
-    monkeypatch.setattr(MemoryTransactionalProducer, "commit", forget_the_last_and_fail)
-    append(kafka, holds(4, 5))
+    loop = open_publisher(kafka)
+    loop.assign([0, 1])
     catch_up(kafka, loop)
-    assert [key_of(stored) for _, stored in kafka.records("holds")] == keys(*range(6))
+    append(kafka, holds(4, 5))
+    monkeypatch.setattr(MemoryTransactionalProducer, "commit", leave_it)
+    loop.step(0)
+    assert len(kafka.records("holds")) == (8 if target == "seen" else 6)
+    if not survives:
+        loop = open_publisher(kafka)
+        loop.assign([0, 1])
+    catch_up(kafka, loop)
+    append(kafka, holds(6, 6))
+    catch_up(kafka, loop)
+    seen = [key_of(stored) for _, stored in kafka.records("holds")]
+    assert [key for key in seen if key.startswith("fraud/0/")] == keys(*range(7))
+    assert len(seen) == 9
+
+
+def test_a_trail_is_that_of_one_sink_and_one_source_partition() -> None:
+    kafka = kafka_with([holds(0, 9)])
+    kafka.create("shared", 1)
+    for key, sink in (
+        (b"fraud/0/3/0", b"holds"),
+        (b"fraud/0/4/0", b"alerts"),
+        (b"fraud/10/5/0", b"holds"),
+        (b"fraud-2/0/6/0", b"holds"),
+        (b"fraud/0/7/1", b"holds"),
+    ):
+        kafka.append("shared", 0, b"{}", None, [("idempotency-key", key), ("sink", sink)])
+    kafka.append("shared", 0, b"somebody else's", None, [])
+    trail = Trail(reach(kafka), "fraud", "holds", 0, TopicPartition("shared", 0))
+    seen = trail.find_seen([], TopicPartition(DECISIONS, 0), 0)
+    assert [(each.offset, each.source_offset) for each in seen] == [(0, 3), (4, 7)]
 
 
 def test_while_its_producer_is_open_a_worker_believes_itself_and_not_what_the_group_had_a_moment_ago() -> None:

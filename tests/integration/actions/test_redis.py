@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -119,9 +120,16 @@ def holds(first: int, last: int, partition: int = 0, append_ms: int = 1_000) -> 
 
 
 def latest_by_payment(frames: list[Written], partition: int) -> dict[str, dict[str, str]]:
-    """The oracle: a partition's holds one after the other into a dict."""
+    """The oracle: a partition's holds one after the other into a dict, numbers as JSON writes them."""
     holds = effects_of(frames).holds.get(partition, [])
-    return {row.payment: {"payment": row.payment, "risk": repr(row.risk), "idempotency_key": key} for key, row in holds}
+    return {
+        row.payment: {
+            "payment": row.payment,
+            "risk": msgspec.json.encode(row.risk).decode(),
+            "idempotency_key": key,
+        }
+        for key, row in holds
+    }
 
 
 @settings(max_examples=100)

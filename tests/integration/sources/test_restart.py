@@ -7,9 +7,14 @@ import pytest
 from app.errors import BrokerError
 from app.sources import ClientName, KafkaSettings, TopicPartition, open_admin, open_consumer, open_producer
 from tests.integration.conftest import wait_until
-from tests.integration.sources.conftest import BrokerProcess, Taken, dev_command, numbers
+from tests.integration.sources.conftest import BrokerProcess, Taken, apache_command, dev_command, numbers
 
 
+@pytest.mark.parametrize(
+    ("broker", "client"),
+    [(dev_command, "kafka-python"), pytest.param(apache_command, "confluent-kafka", marks=pytest.mark.kafka)],
+    indirect=["broker"],
+)
 def test_nothing_is_lost_or_doubled_when_the_broker_is_killed(
     broker: BrokerProcess, client: ClientName, topic: str
 ) -> None:

@@ -13,6 +13,7 @@ from app.actions.publish import Publisher
 from app.actions.upsert import Upserter
 from app.actions.writer import Batch
 from app.log.frame import Cursor, Frame
+from app.runtime.books import Books
 from app.runtime.checkpoint import Checkpoint, CheckpointStore
 from app.runtime.held import Held
 from app.runtime.loop import StreamLoop
@@ -26,14 +27,14 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def save_before_logged(patch: pytest.MonkeyPatch) -> None:
     """A checkpoint is saved as soon as it is taken."""
-    checkpoint = StreamLoop._checkpoint
+    checkpoint = Books._checkpoint
 
-    def hurried(self: StreamLoop[Any], held: Held[Any], now_ms: float) -> None:
+    def hurried(self: Books[Any], held: Held[Any], interval_ms: float, now_ms: float) -> None:
         logged_through, held.logged_through = held.logged_through, 2**60
-        checkpoint(self, held, now_ms)
+        checkpoint(self, held, interval_ms, now_ms)
         held.logged_through = logged_through
 
-    patch.setattr(StreamLoop, "_checkpoint", hurried)
+    patch.setattr(Books, "_checkpoint", hurried)
 
 
 def cursor_before_effect(patch: pytest.MonkeyPatch) -> None:

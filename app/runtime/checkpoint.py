@@ -127,10 +127,10 @@ class CheckpointStore:
                 yield self._read(info, topic, partition)
             except CheckpointError as error:
                 yield CheckpointError(f"checkpoint {info.path} cannot be used: {error}")
-            except FileNotFoundError:
-                continue  # whoever had the partition before has just written a newer one and dropped this
             except OSError as error:
-                raise StoreError(f"checkpoint {info.path} cannot be read: {error}; {_remedy(error)}") from error
+                if not self._is_gone(info.path):
+                    raise StoreError(f"checkpoint {info.path} cannot be read: {error}; {_remedy(error)}") from error
+                # Whoever had the partition before has just written a newer one and dropped this.
 
     def note(self, topic: str, partition: int, attempts: Attempts) -> None:
         """Writes down what is known of a partition's owners; a process that dies later cannot undo it."""
@@ -161,6 +161,12 @@ class CheckpointStore:
         except FileNotFoundError:  # of a folder that somebody makes between Arrow's look into it and the one for it
             found = self._files.get_file_info(selector)
         return sorted(found, key=lambda info: str(info.path), reverse=True)
+
+    def _is_gone(self, path: str) -> bool:
+        """Arrow's S3 says of a file that is dropped between its HEAD and its GET only that something went wrong."""
+        with suppress(OSError):
+            return bool(self._files.get_file_info(path).type == fs.FileType.NotFound)
+        return False
 
     def _read(self, info: fs.FileInfo, topic: str, partition: int) -> Checkpoint:
         if info.type != fs.FileType.File:

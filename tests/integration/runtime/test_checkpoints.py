@@ -1,17 +1,20 @@
 """Checkpoints in an object store that speaks S3."""
 
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from pyarrow import fs
+from werkzeug.serving import make_server
 
 from app.errors import CheckpointError, StoreError
 from app.runtime.checkpoint import Checkpoint, CheckpointStore, Position
@@ -24,14 +27,22 @@ class Endpoint:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
+        self.before: Callable[[str, str], None] = lambda method, path: None
+        """Called before a request is answered."""
+        self._moto = DomainDispatcherApplication(create_backend_app)
         self.start()
 
     def start(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
-        self._server.start()
+        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        self._server.stop()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, environ: dict[str, Any], start_response: Any) -> Any:
+        self.before(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        return self._moto(environ, start_response)
 
     def check_credentials(self, after: int | None) -> None:
         """From so many requests on, every one is checked; None: no more."""
@@ -49,6 +60,7 @@ def endpoint() -> Iterator[Endpoint]:
 @pytest.fixture
 def uri(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
     """A bucket of its own for each test, as it would stand in the YAML; credentials come from the environment."""
+    endpoint.before = lambda method, path: None
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -130,6 +142,22 @@ def test_two_workers_that_write_drop_and_read_at_once_see_only_whole_ones(uri: s
         writing = [workers.submit(write, first) for first in (0, 1)]
     assert [done.result() for done in writing] == [[], []]
     assert offsets(CheckpointStore(uri, "fraud"))[0] == 29
+
+
+def test_one_that_is_dropped_just_before_it_is_read_gives_way_to_the_others(uri: str, endpoint: Endpoint) -> None:
+    store = CheckpointStore(uri, "fraud")
+    store.save(checkpoint(10))
+    store.save(checkpoint(20))
+    files, base = fs.FileSystem.from_uri(uri)
+    newest = f"{base}{objects(uri)[-1]}"
+
+    def drop(method: str, path: str) -> None:
+        """Its size is told, with HEAD; its bytes are not."""
+        if method == "GET" and path == f"/{newest}":
+            files.delete_file(newest)
+
+    endpoint.before = drop
+    assert offsets(store) == [10]
 
 
 def test_a_bucket_that_does_not_exist_is_an_error_that_names_it_and_the_remedy(uri: str) -> None:

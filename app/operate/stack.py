@@ -18,7 +18,7 @@ from app.operate.config_file import find_application, read_config
 from app.operate.console import Console
 from app.operate.ports import free_port
 from app.operate.processes import Processes
-from app.operate.status import fetch_status
+from app.operate.status import fetch_status, open_client
 
 T = TypeVar("T")
 SERVE = [str(Path(sys.executable).with_name("serve"))]
@@ -66,6 +66,7 @@ class Stack:
         self._console = console
         self._stopping = stopping
         self._address = address
+        self._client = open_client()
         self.bootstrap = ""
         self.url = ""
         self.dashboard = ""
@@ -94,7 +95,7 @@ class Stack:
 
     def status(self) -> dict[str, Any]:
         """The status document. Raises HeadraceError when the application does not answer."""
-        return fetch_status(self.url, self._pipeline)
+        return fetch_status(self._client, self.url, self._pipeline)
 
     def check(self) -> None:
         """Raises ProcessEndedError when the broker or the application has ended by itself."""
@@ -122,6 +123,7 @@ class Stack:
         """Ends the application, which drains, and then the broker, which keeps the log."""
         self._processes.end(APPLICATION, signal.SIGINT, APPLICATION_PATIENCE_S)
         self._processes.end(BROKER, signal.SIGTERM, BROKER_PATIENCE_S)
+        self._client.close()
 
     def _claim_port(self) -> Path:
         """The config itself, or a copy with another HTTP port when its own is taken."""
@@ -155,7 +157,7 @@ class Stack:
 
     def _serve_status(self) -> dict[str, Any]:
         try:
-            answer = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=5.0)
+            answer = self._client.get(f"{self.dashboard}/api/serve/applications/")
             return dict(answer.raise_for_status().json()["applications"].get(self._application["name"], {}))
         except httpx.HTTPError:  # the dashboard, too, is still starting
             return {}

@@ -6,6 +6,9 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 RUN := $(VENV)/bin/python
 
+# Some containers set it; the tests start hundreds of processes, each of which would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test check lint bench chaos explore clean
 .DEFAULT_GOAL := help
 
@@ -17,7 +20,7 @@ run: $(INSTALLED) ## the fraud pipeline on this machine, with simulated traffic 
 
 test: lint ## all tests, in less than 10 minutes
 	@scripts/install-browser
-	@$(RUN) -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder
+	@$(RUN) -m pytest tests -n 4 --dist loadfile --no-loadscope-reorder
 
 check: lint ## what is quick: lint, types, and the tests without Ray or a broker
 	@$(RUN) -m pytest tests/unit -n 2

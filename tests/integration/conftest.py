@@ -22,7 +22,7 @@ START_DEADLINE_S = 60
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1")
 
 
-PORTS_OF_A_WORKER, WORKERS = 6_000, 3
+PORTS_OF_A_WORKER, WORKERS = 4_500, 4
 FIRST_PORT = 14_000
 """Below those that the system gives to clients: one of these took a broker's port before that could listen."""
 
@@ -37,12 +37,14 @@ def free_port(count: int = 1) -> int:
             return port
 
 
-def wait_until(holds: Callable[[], object], what: str, deadline_s: float = START_DEADLINE_S) -> None:
+def wait_until(
+    holds: Callable[[], object], what: str, deadline_s: float = START_DEADLINE_S, poll_s: float = 0.02
+) -> None:
     end = time.monotonic() + deadline_s
     while not holds():
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {deadline_s:g} s")
-        time.sleep(0.02)
+        time.sleep(poll_s)
 
 
 def accepts(port: int) -> bool:

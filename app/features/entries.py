@@ -67,9 +67,9 @@ def is_copy(arena: Array, plan: Plan, place: int, rows: Array, row: int) -> bool
 
 @part
 def evict(arena: Array, plan: Plan, key: Any, watermark: int) -> None:
-    """Lets entries go that no event at or after the watermark can see; the newest stays, for the ttl."""
+    """Lets entries go that no event at or after the watermark sees, new or again; the newest stays, for the ttl."""
     while key.tail - key.head > 1 and arena[place_of(key, key.head), 0] <= watermark - plan.horizon_ms:
-        if plan.needs_previous and arena[place_of(key, key.head + 1), 0] > watermark:
+        if plan.needs_previous and arena[place_of(key, key.head + 1), 0] >= watermark:
             return
         key.head += 1
 

@@ -1,7 +1,7 @@
 """What the features of a log have to be, the slow way: exact fractions, and every event looked at anew."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -25,20 +25,11 @@ def features_of(
     """Column name → row → answer, for all rows or for those asked for."""
     answers: dict[str, dict[int, Answer]] = {column.name: {} for column in features.declared}
     wanted = set(range(len(watermark_ms)) if rows is None else rows)
-    pasts: dict[object, list[int]] = {}
     lists = {name: column.tolist() for name, column in columns.items()}
-    times = lists["time"]
-    for row, key in enumerate(lists[features.by]):
-        past = pasts.setdefault(key, [])
-        if past and features.ttl_ms is not None:
-            newest = max(times[each] for each in past)
-            if watermark_ms[row] >= newest + features.ttl_ms:
-                past.clear()
-        past.append(row)
+    for row, past in _pasts(features, lists, watermark_ms):
         if row in wanted:
             for column in features.declared:
-                values = lists[column.field or "time"]
-                answers[column.name][row] = _answer(column, past, times, values)
+                answers[column.name][row] = _answer(column, past, lists)
     return answers
 
 
@@ -46,14 +37,30 @@ def features_again(
     features: type[Features], columns: Columns, watermark_ms: np.ndarray, row: int
 ) -> dict[str, dict[int, Answer]]:
     """What the features of `row`, the last of its time, are when all rows are there."""
-    order = [*(each for each in range(len(watermark_ms)) if each != row), row]
-    again = {name: column[order] for name, column in columns.items()}
-    last = len(order) - 1
-    answers = features_of(features, again, np.append(watermark_ms[order[:-1]], watermark_ms.max()), [last])
-    return {name: {0: answer[last]} for name, answer in answers.items()}
+    lists = {name: column.tolist() for name, column in columns.items()}
+    past = {lists[features.by][each]: past for each, past in _pasts(features, lists, watermark_ms)}
+    as_of_row = [*(each for each in past[lists[features.by][row]] if each != row), row]
+    return {column.name: {0: _answer(column, as_of_row, lists)} for column in features.declared}
 
 
-def _answer(column: Column, past: list[int], times: list[int], values: list) -> Answer:
+def _pasts(
+    features: type[Features], lists: dict[str, list], watermark_ms: np.ndarray
+) -> Iterator[tuple[int, list[int]]]:
+    """Each row, and its key's rows up to it since the key was last forgotten."""
+    pasts: dict[object, list[int]] = {}
+    times = lists["time"]
+    for row, key in enumerate(lists[features.by]):
+        past = pasts.setdefault(key, [])
+        if past and features.ttl_ms is not None:
+            newest = max(times[each] for each in past)
+            if watermark_ms[row] >= newest + features.ttl_ms:
+                past = pasts[key] = []
+        past.append(row)
+        yield row, past
+
+
+def _answer(column: Column, past: list[int], lists: dict[str, list]) -> Answer:
+    times, values = lists["time"], lists[column.field or "time"]
     now = times[past[-1]]
     if column.kind in ("latest", "time_since_last"):
         return _previous(column, past, times, values)

@@ -21,6 +21,7 @@ from tests.unit.features.streams import (
     Stream,
     assert_identical,
     busy_stream,
+    make_stream,
     run,
     run_whole,
     streams,
@@ -123,6 +124,18 @@ def test_what_comes_again_is_answered_as_of_itself_and_not_added(
     out = state.update(stream.part(row, row + 1).columns, there.watermark_ms[-1:], np.array([True]))
     assert_answers(out, features_again(features, there.columns, there.watermark_ms, row))
     assert_identical(state.snapshot(), before)
+
+
+@pytest.mark.parametrize("features", WIDE, ids=lambda features: features.__name__)
+def test_what_comes_again_at_the_watermark_still_sees_what_came_before_it(features: type[Features]) -> None:
+    times = np.cumsum([0, 4_000, LATENESS_MS])
+    stream = make_stream(np.random.default_rng(4), np.diff(times, prepend=0), np.zeros(len(times), np.int64), keys=1)
+    assert stream.watermark_ms[-1] == stream.columns["time"][1]
+    state = KeyedState(features, LATENESS_MS)
+    state.update(*stream)
+    sweep(state, int(stream.watermark_ms[-1]))
+    out = state.update(stream.part(1, 2).columns, stream.watermark_ms[-1:], np.array([True]))
+    assert_answers(out, features_again(features, *stream, row=1))
 
 
 def rows_that_can_come_again(features: type[Features], stream: Stream) -> list[int]:

@@ -62,11 +62,12 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 @dataclass
 class Member:
-    """A worker as last heard of. `given` is what it was answered then and may have taken up since."""
+    """A worker as last heard of. It `owns` what it was given and may have taken up since, until it has let go of it;
+    what it only holds, it may hold from before it fell silent."""
 
     heartbeat: Heartbeat
     heard_ms: int
-    given: list[str] = field(default_factory=list)
+    owns: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -107,10 +108,11 @@ class Roster:
         if self._started_ms is None:
             self._started_ms = now_ms
         self._count(heartbeat, now_ms)
-        self._members[heartbeat.worker] = Member(heartbeat, now_ms)
-        if heartbeat.leaving:
-            del self._members[heartbeat.worker]
         self._forget_silent(now_ms)
+        before = self._members.pop(heartbeat.worker, None)
+        if not heartbeat.leaving:
+            owns = [unit for unit in before.owns if unit in heartbeat.held] if before else []
+            self._members[heartbeat.worker] = Member(heartbeat, now_ms, owns)
         kind = heartbeat.kind
         self._note_units(kind)
         settled = now_ms - self._started_ms >= SETTLE_MS
@@ -118,9 +120,10 @@ class Roster:
         units = self._units[kind] if settled else [unit for unit in self._units[kind] if unit in holders]
         self._plan[kind] = assign(units, self._workers(kind), holders | self._plan[kind])
         mine = [unit for unit, worker in self._plan[kind].items() if worker == heartbeat.worker]
-        given = [unit for unit in mine if unit in heartbeat.held or unit not in holders]
+        given = [unit for unit in mine if holders.get(unit, heartbeat.worker) == heartbeat.worker]
         if not heartbeat.leaving:
-            self._members[heartbeat.worker].given = given
+            owns = self._members[heartbeat.worker].owns
+            owns += [unit for unit in given if unit not in owns]
         return given
 
     def check_budgets(self, now_ms: int) -> list[AlertChange]:
@@ -168,12 +171,10 @@ class Roster:
         self._units[kind] = max(seen, key=len, default=self._units[kind])
 
     def _holders(self, kind: Kind) -> dict[str, str]:
-        return {
-            unit: name
-            for name, member in self._members.items()
-            if member.heartbeat.kind == kind
-            for unit in (*member.heartbeat.held, *member.given)
-        }
+        """Who has each unit: of several the one that owns it."""
+        members = [(name, member) for name, member in self._members.items() if member.heartbeat.kind == kind]
+        held = {unit: name for name, member in members for unit in member.heartbeat.held}
+        return held | {unit: name for name, member in members for unit in member.owns}
 
     def _forget_silent(self, now_ms: int) -> None:
         for name, member in list(self._members.items()):

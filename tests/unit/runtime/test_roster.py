@@ -129,6 +129,17 @@ def test_a_frozen_worker_that_wakes_is_not_given_what_the_others_hold() -> None:
     assert not set(frozen.beat(roster, now_ms)) & set(kept)
 
 
+def test_two_workers_that_wake_one_after_the_other_never_both_own_a_unit() -> None:
+    roster = settled()
+    a, b = Worker("a", hands_over_slowly=True), Worker("b", hands_over_slowly=True)
+    now_ms = run(roster, [a, b], 0) + SILENCE_MS
+    assert a.beat(roster, now_ms) == UNITS
+    for beat_ms in range(now_ms + 1, now_ms + 12 * BEAT_MS, BEAT_MS):
+        assert not set(b.beat(roster, beat_ms)) & set(a.held)
+        a.beat(roster, beat_ms + 1)
+    assert shares([a, b]) == [3, 3]
+
+
 def test_a_restarted_roster_learns_who_has_what_and_moves_nothing() -> None:
     for order in itertools.permutations("abc"):
         before = settled()

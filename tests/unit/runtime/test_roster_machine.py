@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from app.runtime.heartbeat import INTERVAL_S, TIMEOUT_S
-from app.runtime.roster import SILENCE_MS, Heartbeat, Roster
+from app.runtime.roster import SETTLE_MS, SILENCE_MS, Heartbeat, Roster
 
 UNITS = [str(partition) for partition in range(5)]
 MOST_WORKERS = 4
@@ -27,6 +27,7 @@ class Worker:
     """Holds what it was given until it has handed it over, which takes `drain_beats` heartbeats.
 
     `lost` are the units that it still holds from before it was silent for too long: others have them by right.
+    `heard_by` is the roster that has heard of it.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Worker:
     held: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
     frozen: bool = False
+    heard_by: Roster | None = None
 
     def take(self, given: list[str]) -> None:
         for unit in self.held - set(given):
@@ -51,6 +53,7 @@ class Coordination(RuleBasedStateMachine):
         super().__init__()
         self.now_ms = 0
         self.roster: Roster | None = Roster("fraud", {})
+        self.roster_ms: int | None = None
         self.workers: list[Worker] = []
         self.joined = 0
 
@@ -79,7 +82,7 @@ class Coordination(RuleBasedStateMachine):
     def the_answer_to_a_heartbeat_is_lost(self, pick: int) -> None:
         self.beat(self.awake[pick % len(self.awake)], answer_arrives=False)
 
-    @rule(wait_ms=st.sampled_from([10, 100, 250, 1_000]))
+    @rule(wait_ms=st.sampled_from([10, 100, 250, 1_000, SILENCE_MS]))
     def time_passes(self, wait_ms: int) -> None:
         """Everyone who is awake sends a heartbeat in time."""
         end_ms = self.now_ms + wait_ms
@@ -114,18 +117,17 @@ class Coordination(RuleBasedStateMachine):
         worker = self.awake[pick % len(self.awake)]
         self.workers.remove(worker)
         worker.held = set()
-        if self.roster is not None:
-            self.roster.hear(self.heartbeat(worker, leaving=True), self.now_ms)
+        self.hear(self.heartbeat(worker, leaving=True))
 
     @rule()
     def the_coordinator_is_killed(self) -> None:
-        self.roster = None
+        self.roster, self.roster_ms = None, None
 
     @precondition(lambda self: self.roster is None)
     @rule()
     def the_coordinator_is_there_again(self) -> None:
         """Whoever is awake is heard by it within the gap of two heartbeats."""
-        self.roster = Roster("fraud", {})
+        self.roster, self.roster_ms = Roster("fraud", {}), None
         for worker in self.awake:
             worker.heard_ms = max(worker.heard_ms, self.now_ms)
 
@@ -173,17 +175,26 @@ class Coordination(RuleBasedStateMachine):
             self.no_unit_is_in_two_hands_unless_one_was_silent_for_too_long()
 
     def beat(self, worker: Worker, *, answer_arrives: bool = True) -> None:
-        """Units that a worker kept over a silence of 3 s are lost to it: they may be others' by now."""
+        """Units that a worker kept over a silence of 3 s, or over the first 1.5 s of a new roster, are lost to it: they
+        may be others' by now."""
+        given = self.hear(self.heartbeat(worker))
+        has_settled = self.roster_ms is not None and self.now_ms - self.roster_ms >= SETTLE_MS
         for each in self.workers:
-            if self.now_ms - each.heard_ms > SILENCE_MS:
+            if self.now_ms - each.heard_ms > SILENCE_MS or (has_settled and each.heard_by is not self.roster):
                 each.lost |= each.held
-        worker.heard_ms = self.now_ms
-        if self.roster is None:
-            return
-        given = self.roster.hear(self.heartbeat(worker), self.now_ms)
-        if answer_arrives:
+        worker.heard_ms, worker.heard_by = self.now_ms, self.roster
+        for each in self.workers:  # who was silent has back by right what a new roster hears of from it first
+            if each.heard_by is not self.roster:
+                each.lost |= each.held & worker.lost & set(given)
+        if answer_arrives and self.roster is not None:
             worker.lost -= set(given)
             worker.take(given)
+
+    def hear(self, heartbeat: Heartbeat) -> list[str]:
+        if self.roster is None:
+            return []
+        self.roster_ms = self.now_ms if self.roster_ms is None else self.roster_ms
+        return self.roster.hear(heartbeat, self.now_ms)
 
     def heartbeat(self, worker: Worker, **more: Any) -> Heartbeat:
         held = sorted(worker.held)

@@ -217,9 +217,10 @@ class TransactionalProducer(Protocol):
         partition: int | None = None,
         headers: Sequence[Header] = (),
     ) -> None:
-        """Puts a record into the open transaction, and begins one if none is. It leaves at once.
+        """Puts a record into the open transaction, and begins one if none is. It leaves with the commit at the latest.
 
-        Waits while the buffer is full. Raises BrokerError as Producer.send does, and for a record sent before.
+        Waits while the buffer is full, or a request of records is on its way. Raises BrokerError as Producer.send does,
+        and for a record sent before.
         """
 
     def flush(self, timeout_s: float) -> int:

@@ -95,6 +95,14 @@ def test_many_transactions_follow_one_another_in_order(
     assert group.committed(places[:1]) == {places[0]: CommittedOffset(29)}
 
 
+def test_a_transaction_of_many_requests_is_seen_whole_and_in_order(
+    consumer: Consumer, producer: TransactionalProducer, places: Places, topic: str
+) -> None:
+    send(producer, places[1], *(b"%d" % number for number in range(20_000)))
+    producer.commit(topic, {places[0]: CommittedOffset(1)})
+    assert read(consumer, places[1], 20_000) == numbers(range(20_000))
+
+
 def test_offsets_alone_are_a_transaction_too(
     producer: TransactionalProducer, group: Consumer, places: Places, topic: str
 ) -> None:
@@ -158,9 +166,11 @@ def test_one_that_is_fenced_between_two_transactions_is_told_so(
         producer.commit(topic, {places[0]: CommittedOffset(1)})
 
 
+@pytest.mark.parametrize("portion", [3, 9_000])
 def test_one_that_learns_while_it_sends_is_told_so(
-    producer: TransactionalProducer, open_one: Open, places: Places
+    producer: TransactionalProducer, open_one: Open, places: Places, portion: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.sources.confluent.transactional_producer.PORTION_RECORDS", portion)
     open_one()
     with pytest.raises(FencedError):
         wait_until(lambda: send(producer, places[1], b"old"), "it to be told", 20)

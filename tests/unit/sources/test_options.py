@@ -108,7 +108,7 @@ def test_both_write_idempotently_to_all_replicas_without_end() -> None:
 def test_both_bound_a_transaction_and_the_time_that_its_records_are_tried() -> None:
     options = confluent_transactional.transactional_options(PLAIN, "fraud.holds/0")
     assert (options["transactional.id"], options["transaction.timeout.ms"]) == ("fraud.holds/0", 10_000)
-    assert (options["enable.idempotence"], options["acks"], options["linger.ms"]) == (True, "all", 0)
+    assert (options["enable.idempotence"], options["acks"], options["linger.ms"]) == (True, "all", 100)
     assert "message.timeout.ms" not in options  # librdkafka takes the transaction's
     options = kafka_python_transactional.transactional_options(PLAIN, "fraud.holds/0")
     assert (options["transactional_id"], options["transaction_timeout_ms"]) == ("fraud.holds/0", 10_000)

@@ -38,8 +38,9 @@ def features_again(
 ) -> dict[str, dict[int, Answer]]:
     """What the features of `row`, the last of its time, are when all rows are there."""
     lists = {name: column.tolist() for name, column in columns.items()}
-    past = {lists[features.by][each]: past for each, past in _pasts(features, lists, watermark_ms)}
-    as_of_row = [*(each for each in past[lists[features.by][row]] if each != row), row]
+    keys = lists[features.by]
+    pasts = {keys[each]: past for each, past in _pasts(features, lists, watermark_ms)}
+    as_of_row = [*(each for each in pasts[keys[row]] if each != row), row]
     return {column.name: {0: _answer(column, as_of_row, lists)} for column in features.declared}
 
 
